@@ -1,0 +1,5 @@
+"""What this package instruments."""
+
+from typing import Final
+
+_instruments: Final = ("model-forge-llm >= 2.0.0, < 3",)
