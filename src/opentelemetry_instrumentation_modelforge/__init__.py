@@ -1,0 +1,68 @@
+"""OpenTelemetry instrumentation for `ModelForge <https://pypi.org/project/model-forge-llm/>`_.
+
+Every ``get_llm`` and every call of a model it returns becomes a span, with tokens, cost and errors, under whatever
+span is current where it is made, and is counted in the metrics of the GenAI semantic conventions.
+
+Usage
+-----
+
+Without touching the application::
+
+    opentelemetry-instrument python app.py
+
+From the application, before or after ModelForge is imported:
+
+.. code-block:: python
+
+    from modelforge import ModelForgeRegistry
+    from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
+
+    ModelForgeInstrumentor().instrument()
+
+    llm = ModelForgeRegistry().get_llm("openai", "gpt-4o-mini")
+    llm.invoke("Hello")
+
+On one model only, without any patching:
+
+.. code-block:: python
+
+    from modelforge import ModelForgeRegistry
+    from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback
+
+    callback = OpenTelemetryCallback("openai", "gpt-4o-mini")
+    llm = ModelForgeRegistry().get_llm("openai", "gpt-4o-mini", callbacks=[callback])
+
+Without patches a callback cannot make its span current, so the provider's HTTP spans are not under it.
+
+Options are keywords of ``instrument()``, environment variables, ModelForge's own settings or OpenTelemetry's
+declarative configuration: see :class:`Configuration`.
+"""
+
+from typing import TYPE_CHECKING
+
+from .config import Configuration
+from .instrumentor import ModelForgeInstrumentor
+from .otel_utils import is_otel_available
+from .response import Usage
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .callback import OpenTelemetryCallback
+
+__all__ = [
+    "Configuration",
+    "ModelForgeInstrumentor",
+    "OpenTelemetryCallback",
+    "Usage",
+    "__version__",
+    "is_otel_available",
+]
+
+
+def __getattr__(name: str) -> object:
+    # It is a LangChain class, and importing LangChain is for the application to decide.
+    if name == "OpenTelemetryCallback":
+        from .callback import OpenTelemetryCallback
+
+        return OpenTelemetryCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

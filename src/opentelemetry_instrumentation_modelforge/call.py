@@ -1,0 +1,447 @@
+"""One model call's telemetry: its span and its metrics. The only file that emits them."""
+
+from asyncio import CancelledError
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from time import perf_counter
+from traceback import format_exception
+from typing import Final, Literal, cast
+from uuid import UUID
+
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import LLMResult
+from opentelemetry.baggage import get_baggage
+from opentelemetry.context import Context, get_current
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
+from opentelemetry.semconv.attributes import error_attributes, exception_attributes
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, set_span_in_context
+from opentelemetry.util.types import AttributeValue
+
+from .cost import CostFunction, Rates, reference_rates, resolve_rates
+from .identity import ModelIdentity
+from .otel_utils import Guard
+from .redaction import without_credentials
+from .request import request_attributes
+from .response import Response, Usage, read_response
+from .semconv import (
+    EVENT_CHUNK,
+    GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
+    GEN_AI_USAGE_COST_AMOUNT,
+    GEN_AI_USAGE_COST_CURRENCY,
+    GEN_AI_USAGE_COST_SOURCE,
+    MODELFORGE_CHUNK_INDEX,
+    MODELFORGE_OUTCOME,
+    MODELFORGE_RESPONSE_CACHED,
+    MODELFORGE_RESPONSE_CHUNK_COUNT,
+    MODELFORGE_USAGE_ESTIMATED,
+    MODELFORGE_USAGE_REFERENCE_COST,
+    OPERATION_CHAT,
+    SPAN_INVOKE,
+    TOKEN_INPUT,
+    TOKEN_OUTPUT,
+)
+from .telemetry import Telemetry
+
+Outcome = Literal["completed", "failed", "cancelled", "closed", "abandoned"]
+"""How a call ended: with its answer; with an error; cancelled; a stream closed by its consumer; never finished."""
+
+# What an application may make up at run time gets no more templates than this.
+_MOST_MODELS: Final = 32
+
+# ModelForge's estimate (modelforge.telemetry).
+_CHARACTERS_PER_TOKEN: Final = 4
+
+_UNREAD: Final = Response()
+
+_REQUEST: Final = Guard("describing a request")
+_REQUEST_HOOK: Final = Guard("calling the request_hook")
+_RESPONSE: Final = Guard("reading a response")
+_RESPONSE_HOOK: Final = Guard("calling the response_hook")
+_PRICE: Final = Guard("pricing a call")
+_METRICS: Final = Guard("recording the metrics of a call")
+_ERROR: Final = Guard("describing an error")
+_SPAN: Final = Guard("describing how a call ended")
+_STREAMS: Final = Guard("counting open streams")
+_CHUNK: Final = Guard("recording a chunk")
+_END: Final = Guard("ending a span")
+_RATES: Final = Guard("resolving a model's price")
+
+open_calls: Final[dict[UUID, "ModelCall"]] = {}
+"""Every call in flight in this process by LangChain's run id: who finds a run here leaves it alone, so that a model
+with two callbacks has one span, and whoever takes it out ends it, so that a call ends once."""
+
+
+class CallTemplate:
+    """What all calls of one model have in common, made once."""
+
+    __slots__ = (
+        "_models",
+        "attributes",
+        "identity",
+        "links",
+        "metric_attributes",
+        "operation",
+        "pricing",
+        "rates",
+        "reference_rates",
+        "span_name",
+        "telemetry",
+    )
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        identity: ModelIdentity,
+        *,
+        created_by: SpanContext | None = None,
+        pricing: Mapping[str, object] | None = None,
+        operation: str = OPERATION_CHAT,
+    ) -> None:
+        configuration = telemetry.configuration
+        self.telemetry = telemetry
+        self.identity = identity
+        self.pricing = pricing
+        self.operation = operation
+        self.links = [Link(created_by)] if created_by is not None and created_by.is_valid else None
+        self.span_name = f"{operation} {identity.api_model}" if configuration.span_names == "semconv" else SPAN_INVOKE
+        self.attributes: dict[str, AttributeValue] = {
+            **configuration.attributes,
+            gen_ai.GEN_AI_OPERATION_NAME: operation,
+            **identity.attributes(),
+        }
+        self.metric_attributes: dict[str, AttributeValue] = {
+            **configuration.metric_attributes,
+            gen_ai.GEN_AI_OPERATION_NAME: operation,
+            **identity.metric_attributes(),
+        }
+        self.rates: Rates | None = None
+        self.reference_rates: Rates | None = None
+        with _RATES:
+            self._resolve_rates()
+        self._models: dict[tuple[str, str], CallTemplate] = {}
+
+    def _resolve_rates(self) -> None:
+        cost = self.telemetry.configuration.cost
+        identity = self.identity
+        if callable(cost):
+            self.rates = CostFunction(cost, identity.provider, identity.api_model)
+        elif cost:
+            self.rates = resolve_rates(
+                identity.provider,
+                identity.api_model,
+                identity.llm_type,
+                api_base=identity.base_url,
+                metadata=self.pricing,
+            )
+            if identity.llm_type == "github_copilot":
+                self.reference_rates = reference_rates(identity.api_model)
+
+    def of(self, operation: str, model: str | None) -> "CallTemplate":
+        """Return the template of this model's calls that send another model name or do another operation."""
+        if (model is None or model == self.identity.api_model) and operation == self.operation:
+            return self
+        model = model or self.identity.api_model
+        template = self._models.get((operation, model))
+        if template is None:
+            same = model == self.identity.api_model
+            template = CallTemplate(
+                self.telemetry,
+                replace(self.identity, api_model=model),
+                created_by=self.links[0].context if self.links else None,
+                pricing=self.pricing if same else None,
+                operation=operation,
+            )
+            if len(self._models) < _MOST_MODELS:
+                self._models[operation, model] = template
+        return template
+
+
+class ModelCall:
+    """One call of a model, from LangChain's start event to its end, whichever way it ends."""
+
+    __slots__ = (
+        "_chunks",
+        "_first_chunk",
+        "_last_chunk",
+        "_metric_attributes",
+        "_prompt",
+        "_run_id",
+        "_seen",
+        "_started",
+        "_streaming",
+        "_template",
+        "context",
+        "span",
+    )
+
+    def __init__(
+        self,
+        template: CallTemplate,
+        run_id: UUID,
+        *,
+        prompt: Sequence[BaseMessage] | Sequence[str],
+        params: Mapping[str, object] | None,
+        metadata: Mapping[str, object] | None,
+        streaming: bool,
+    ) -> None:
+        telemetry = template.telemetry
+        configuration = telemetry.configuration
+        caller = get_current()
+        attributes = template.attributes
+        if configuration.baggage_keys:
+            attributes = {**attributes, **_baggage(configuration.baggage_keys, caller)}
+        self._metric_attributes = template.metric_attributes
+        if configuration.metric_baggage_keys:
+            self._metric_attributes = {
+                **self._metric_attributes,
+                **_baggage(configuration.metric_baggage_keys, caller),
+            }
+        self._template = template
+        self._run_id = run_id
+        self._prompt = prompt
+        self._streaming = False
+        self._chunks = 0
+        self._seen: object = None
+        self._first_chunk = 0.0
+        self._last_chunk = 0.0
+        self.span: Span = telemetry.tracer.start_span(
+            template.span_name, caller, SpanKind.CLIENT, attributes, template.links
+        )
+        self._started = perf_counter()
+        # The caller's context with the call's span: current while the provider works, and what metrics are recorded in,
+        # so that their exemplars lead to the trace.
+        self.context: Context = set_span_in_context(self.span, caller)
+        open_calls[run_id] = self
+        if self.span.is_recording():
+            with _REQUEST:
+                if requested := request_attributes(params, metadata):
+                    self.span.set_attributes(requested)
+        if streaming:
+            self._open_stream()
+        if configuration.request_hook is not None:
+            with _REQUEST_HOOK:
+                configuration.request_hook(self.span, list(prompt), dict(params or {}))  # pyright: ignore[reportArgumentType]
+
+    def chunk(self, chunk: object) -> None:
+        """Count one chunk of a streamed response; a second callback on the model brings the same one again."""
+        if chunk is not None and chunk is self._seen:
+            return
+        self._seen = chunk
+        with _CHUNK:
+            now = perf_counter()
+            telemetry = self._template.telemetry
+            events = telemetry.configuration.chunk_events
+            if self._chunks:
+                telemetry.time_per_output_chunk.record(now - self._last_chunk, self._metric_attributes, self.context)
+                if events == "all":
+                    self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: self._chunks})
+            else:
+                self._first_chunk = now
+                if not self._streaming:
+                    self._open_stream()
+                telemetry.time_to_first_chunk.record(now - self._started, self._metric_attributes, self.context)
+                if events != "off":
+                    self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: 0})
+            self._chunks += 1
+            self._last_chunk = now
+
+    def end(self, generations: Sequence[object], llm_output: object, result: LLMResult | None = None) -> None:
+        """End it with its answer.
+
+        :param result: what to give to the response hook, where LangChain has made one.
+        """
+        if open_calls.pop(self._run_id, None) is None:
+            return
+        response_hook = self._template.telemetry.configuration.response_hook
+        if response_hook is not None:
+            with _RESPONSE_HOOK:
+                response_hook(
+                    self.span,
+                    result or LLMResult(generations=[list(generations)], llm_output=llm_output),  # pyright: ignore
+                )
+        self._finish("completed", generations, llm_output)
+
+    def fail(self, error: BaseException, generations: Sequence[object] = ()) -> None:
+        """End it with ``error`` and what had been generated before. Closing a stream early is no error."""
+        if open_calls.pop(self._run_id, None) is None:
+            return
+        if isinstance(error, GeneratorExit):
+            self._finish("closed", generations)
+        else:
+            self._finish("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error)
+
+    def abandon(self) -> None:
+        """End it because nobody can any more: its stream was dropped unfinished."""
+        if open_calls.pop(self._run_id, None) is not None:
+            self._finish("abandoned", ())
+
+    def _open_stream(self) -> None:
+        self._streaming = True
+        with _STREAMS:
+            self._template.telemetry.active_streams.add(1, self._metric_attributes, self.context)
+
+    def _finish(
+        self,
+        outcome: Outcome,
+        generations: Sequence[object],
+        llm_output: object = None,
+        error: BaseException | None = None,
+    ) -> None:
+        duration = perf_counter() - self._started
+        response = _UNREAD
+        amount = None
+        with _RESPONSE:
+            response = read_response(generations, llm_output)
+        with _PRICE:
+            amount = self._amount(response)
+        with _METRICS:
+            self._record_metrics(duration, response, amount, error)
+        if self.span.is_recording():
+            if error is not None:
+                with _ERROR:
+                    record_error(self.span, error, self._template.identity.secrets)
+            with _SPAN:
+                self.span.set_attributes(self._outcome_attributes(outcome, generations, response, amount))
+        with _END:
+            self.span.end()
+
+    def _amount(self, response: Response) -> float | None:
+        """Return the price in US dollars, if there is one."""
+        if not self._template.telemetry.configuration.cost or response.cached:
+            return None
+        if response.cost is not None:
+            return response.cost
+        rates = self._template.rates
+        return rates.amount(response.usage) if rates is not None and response.usage is not None else None
+
+    def _record_metrics(
+        self, duration: float, response: Response, amount: float | None, error: BaseException | None
+    ) -> None:
+        telemetry = self._template.telemetry
+        attributes = self._metric_attributes
+        context = self.context
+        if self._streaming:
+            telemetry.active_streams.add(-1, attributes, context)
+        if response.model is not None:
+            attributes = {**attributes, gen_ai.GEN_AI_RESPONSE_MODEL: response.model}
+        usage = response.usage
+        if usage is not None:
+            if usage.input_tokens is not None:
+                telemetry.token_usage.record(
+                    usage.input_tokens,
+                    {**attributes, gen_ai.GEN_AI_TOKEN_TYPE: TOKEN_INPUT},
+                    context,
+                )
+            if usage.output_tokens is not None:
+                telemetry.token_usage.record(
+                    usage.output_tokens,
+                    {**attributes, gen_ai.GEN_AI_TOKEN_TYPE: TOKEN_OUTPUT},
+                    context,
+                )
+        if amount is not None:
+            telemetry.cost.record(amount, attributes, context)
+        if error is not None:
+            attributes = {**attributes, error_attributes.ERROR_TYPE: error_type(error)}
+        if response.cached:
+            # A hit takes no time worth an average: whoever plots latency can leave it out.
+            attributes = {**attributes, MODELFORGE_RESPONSE_CACHED: True}
+        telemetry.duration.record(duration, attributes, context)
+
+    def _outcome_attributes(
+        self, outcome: Outcome, generations: Sequence[object], response: Response, amount: float | None
+    ) -> dict[str, AttributeValue]:
+        attributes: dict[str, AttributeValue] = {MODELFORGE_OUTCOME: outcome}
+        if self._streaming:
+            attributes[gen_ai.GEN_AI_REQUEST_STREAM] = True
+            attributes[MODELFORGE_RESPONSE_CHUNK_COUNT] = self._chunks
+            if self._chunks:
+                attributes[gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = self._first_chunk - self._started
+        if response.id is not None:
+            attributes[gen_ai.GEN_AI_RESPONSE_ID] = response.id
+        if response.model is not None:
+            attributes[gen_ai.GEN_AI_RESPONSE_MODEL] = response.model
+        if response.finish_reasons:
+            attributes[gen_ai.GEN_AI_RESPONSE_FINISH_REASONS] = response.finish_reasons
+        if response.cached:
+            attributes[MODELFORGE_RESPONSE_CACHED] = True
+        else:
+            usage = response.usage
+            if usage is None and generations and self._template.telemetry.configuration.estimate_tokens:
+                usage = Usage(_estimated_tokens(self._prompt), _estimated_tokens(generations))
+                attributes[MODELFORGE_USAGE_ESTIMATED] = True
+            if usage is not None:
+                _add_usage(attributes, usage)
+                rates = self._template.reference_rates
+                if rates is not None and (reference := rates.amount(usage)) is not None:
+                    attributes[MODELFORGE_USAGE_REFERENCE_COST] = reference
+        if amount is not None:
+            attributes[GEN_AI_USAGE_COST_AMOUNT] = amount
+            attributes[GEN_AI_USAGE_COST_CURRENCY] = "USD"
+            attributes[GEN_AI_USAGE_COST_SOURCE] = "local" if response.cost is None else "provider"
+        return attributes
+
+
+def abandon_open_calls() -> None:
+    """End every call still open, when the process ends."""
+    for call in list(open_calls.values()):
+        call.abandon()
+
+
+def record_error(span: Span, error: BaseException, secrets: Sequence[str]) -> None:
+    """Mark ``span`` as failed with ``error``: status, ``error.type`` and an exception event without credentials.
+
+    In that order: what comes first costs least and is least likely to fail on a strange exception.
+    """
+    span.set_status(StatusCode.ERROR)
+    kind = error_type(error)
+    span.set_attribute(error_attributes.ERROR_TYPE, kind)
+    message = without_credentials(str(error), secrets)
+    span.set_status(StatusCode.ERROR, message)
+    span.add_event(
+        "exception",
+        {
+            exception_attributes.EXCEPTION_TYPE: kind,
+            exception_attributes.EXCEPTION_MESSAGE: message,
+            exception_attributes.EXCEPTION_STACKTRACE: without_credentials("".join(format_exception(error)), secrets),
+        },
+    )
+
+
+def error_type(error: BaseException) -> str:
+    """Return the exception's fully qualified class name, as the conventions' ``error.type`` wants it."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _baggage(keys: Sequence[str], context: Context) -> dict[str, AttributeValue]:
+    return {key: str(value) for key in keys if (value := get_baggage(key, context)) is not None}
+
+
+_USAGE_ATTRIBUTES: Final = (
+    ("input_tokens", gen_ai.GEN_AI_USAGE_INPUT_TOKENS),
+    ("output_tokens", gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS),
+    ("cache_read_input_tokens", gen_ai.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS),
+    ("cache_write_input_tokens", GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS),
+    ("reasoning_output_tokens", gen_ai.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS),
+)
+
+
+def _add_usage(attributes: dict[str, AttributeValue], usage: Usage) -> None:
+    for field, attribute in _USAGE_ATTRIBUTES:
+        if (count := getattr(usage, field)) is not None:
+            attributes[attribute] = count
+
+
+def _estimated_tokens(texts: Sequence[object]) -> int | None:
+    characters = sum(_text_length(text) for text in texts)
+    return max(characters // _CHARACTERS_PER_TOKEN, 1) if characters else None
+
+
+def _text_length(item: object) -> int:
+    """Return the characters in a plain prompt, a message, or a generation with a message."""
+    content = item if isinstance(item, str) else getattr(getattr(item, "message", item), "content", None)
+    if isinstance(content, list):
+        return sum(_text_length(part) for part in cast("list[object]", content))
+    if isinstance(item, dict):
+        content = cast("dict[str, object]", item).get("text")
+    return len(content) if isinstance(content, str) else 0

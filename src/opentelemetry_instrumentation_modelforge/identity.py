@@ -1,0 +1,168 @@
+"""Which model this is: its provider, names and server."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
+from opentelemetry.semconv.attributes import server_attributes
+from opentelemetry.util.types import AttributeValue
+
+from .redaction import secret_values
+from .semconv import MODELFORGE_LLM_TYPE, MODELFORGE_MODEL, MODELFORGE_PROVIDER
+
+_WELL_KNOWN_PROVIDERS: Final = {
+    "google": "gcp.gemini",
+    "google_genai": "gcp.gemini",
+    "gemini": "gcp.gemini",
+    "google_vertex": "gcp.vertex_ai",
+    "vertex": "gcp.vertex_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "vertexai": "gcp.vertex_ai",
+    "azure": "azure.ai.openai",
+    "azure_openai": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "azure_ai_inference": "azure.ai.inference",
+    "amazon_bedrock": "aws.bedrock",
+    "aws_bedrock": "aws.bedrock",
+    "bedrock": "aws.bedrock",
+    "ibm_watsonx": "ibm.watsonx.ai",
+    "watsonx": "ibm.watsonx.ai",
+    "mistral": "mistral_ai",
+    "mistralai": "mistral_ai",
+    "moonshot": "moonshot_ai",
+    "moonshotai": "moonshot_ai",
+    "xai": "x_ai",
+}
+"""ModelForge's names where the GenAI conventions have another one; the rest are the same or have none."""
+
+_SERVERS: Final = {
+    "openai_compatible": ("api.openai.com", 443),
+    "google_genai": ("generativelanguage.googleapis.com", 443),
+    "github_copilot": ("api.githubcopilot.com", 443),
+}
+"""Where each llm_type's client goes when nobody says otherwise."""
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """One model as ``get_llm`` resolved it."""
+
+    provider: str
+    """ModelForge's name of the provider."""
+    model: str
+    """ModelForge's alias of the model."""
+    llm_type: str | None = None
+    """ModelForge's kind of client: ``openai_compatible``, ``ollama``, ``google_genai`` or ``github_copilot``."""
+    api_model: str = ""
+    """The name sent to the API; the alias unless the configuration has an ``api_model_name``."""
+    server_address: str | None = None
+    server_port: int | None = None
+    base_url: str | None = field(default=None, repr=False)
+    """As configured; may hold credentials, so it is never emitted."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """The model's own credentials, to be kept out of every text."""
+
+    @classmethod
+    def from_config(
+        cls, provider: str, model: str, provider_data: Mapping[str, object], model_data: Mapping[str, object]
+    ) -> Self:
+        """Build it from what ``ModelForgeRegistry._get_model_config`` returns."""
+        llm_type = _text(provider_data.get("llm_type"))
+        base_url = _text(provider_data.get("base_url"))
+        server_address, server_port = _server(base_url) or _SERVERS.get(llm_type or "", (None, None))
+        return cls(
+            provider=provider,
+            model=model,
+            llm_type=llm_type,
+            api_model=_text(model_data.get("api_model_name")) or model,
+            server_address=server_address,
+            server_port=server_port,
+            base_url=base_url,
+        )
+
+    def of_client(self, llm: object) -> Self:
+        """Return this identity with the server and the credentials that the built client really uses."""
+        fields = vars(llm)
+        base_url = _client_url(fields) or self.base_url
+        server_address, server_port = _server(base_url) or (self.server_address, self.server_port)
+        return replace(
+            self,
+            server_address=server_address,
+            server_port=server_port,
+            base_url=base_url,
+            secrets=secret_values(fields.values()),
+        )
+
+    def attributes(self) -> dict[str, AttributeValue]:
+        """Return the attributes both spans carry."""
+        return {
+            name: value
+            for name, value in (
+                (MODELFORGE_PROVIDER, self.provider),
+                (MODELFORGE_MODEL, self.model),
+                (MODELFORGE_LLM_TYPE, self.llm_type),
+                *self.metric_attributes().items(),
+            )
+            if value is not None
+        }
+
+    def metric_attributes(self) -> dict[str, AttributeValue]:
+        """Return the conventions' own part of it, low enough in cardinality for metrics."""
+        return {
+            name: value
+            for name, value in (
+                (gen_ai.GEN_AI_PROVIDER_NAME, provider_name(self.provider)),
+                (gen_ai.GEN_AI_REQUEST_MODEL, self.api_model or self.model),
+                (server_attributes.SERVER_ADDRESS, self.server_address),
+                (server_attributes.SERVER_PORT, self.server_port),
+            )
+            if value is not None
+        }
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str | int | None, ...]]:
+        # A pickle travels: the credentials stay where they were resolved.
+        return type(self), (
+            self.provider,
+            self.model,
+            self.llm_type,
+            self.api_model,
+            self.server_address,
+            self.server_port,
+        )
+
+
+def provider_name(provider: str) -> str:
+    """Return the GenAI conventions' value of ``gen_ai.provider.name`` for ModelForge's provider, else its own name."""
+    return _WELL_KNOWN_PROVIDERS.get(provider.lower().replace("-", "_"), provider)
+
+
+def _client_url(fields: Mapping[str, object]) -> str | None:
+    """Return where a built client sends its requests, from the fields each kind of model keeps it in."""
+    client = fields.get("client")
+    for url in (
+        getattr(fields.get("root_client"), "base_url", None),  # ChatOpenAI
+        fields.get("base_url"),  # ChatOllama
+        client if isinstance(client, str) else None,  # ChatGitHubCopilot
+        getattr(getattr(client, "transport", None), "host", None),  # ChatGoogleGenerativeAI
+    ):
+        if url:
+            return str(url)
+    return None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _server(url: str | None) -> tuple[str, int | None] | None:
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url if "//" in url else f"//{url}")
+        return (parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)) if parts.hostname else None
+    except ValueError:
+        return None

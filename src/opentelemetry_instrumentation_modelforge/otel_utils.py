@@ -1,0 +1,72 @@
+"""Whether OpenTelemetry records, and the one guard that keeps a telemetry fault out of the application."""
+
+from functools import lru_cache
+from logging import DEBUG, WARNING, getLogger
+from os import environ
+from types import TracebackType
+from typing import Final
+
+from opentelemetry.metrics import MeterProvider, get_meter_provider
+from opentelemetry.trace import Tracer, TracerProvider, get_tracer_provider
+from opentelemetry.trace import get_tracer as _get_tracer
+
+from .semconv import SCHEMA_URL
+from .version import __version__
+
+_logger = getLogger(__name__)
+
+SCOPE_NAME: Final = "opentelemetry_instrumentation_modelforge"
+
+_API_PACKAGES: Final = ("opentelemetry.trace", "opentelemetry.metrics")
+
+
+def is_otel_available(
+    tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+) -> bool:
+    """Return whether someone records what this package emits.
+
+    False without an SDK, with the API's no-op or proxy providers alone, and with ``OTEL_SDK_DISABLED=true``
+    (OpenTelemetry's environment variable specification). A provider that is not given is the global one.
+    """
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    return _records(tracer_provider or get_tracer_provider()) or _records(meter_provider or get_meter_provider())
+
+
+def _records(provider: TracerProvider | MeterProvider) -> bool:
+    # The API's own classes are all no-ops or stand-ins for a provider that has not come yet.
+    return not type(provider).__module__.startswith(_API_PACKAGES)
+
+
+@lru_cache(maxsize=8)
+def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
+    """Return this package's tracer from ``tracer_provider``, or from the global one, also if that is set later."""
+    return _get_tracer(SCOPE_NAME, __version__, tracer_provider, SCHEMA_URL)
+
+
+class Guard:
+    """Context manager that swallows and logs an :class:`Exception` of the telemetry code inside it.
+
+    One instance stands for one site. Its first fault is logged at WARNING, later ones at DEBUG, each with its
+    traceback. What is no ``Exception`` (``KeyboardInterrupt``, ``CancelledError``, ``GeneratorExit``) passes. The
+    application's own calls do not belong inside.
+    """
+
+    __slots__ = ("_reported", "_site")
+
+    def __init__(self, site: str) -> None:
+        self._site = site
+        self._reported = False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(exc, Exception):
+            return False
+        level = DEBUG if self._reported else WARNING
+        self._reported = True
+        _logger.log(level, "Telemetry fault while %s; the application is not affected", self._site, exc_info=exc)
+        return True

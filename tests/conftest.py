@@ -1,0 +1,322 @@
+"""Fixtures: a real ModelForge registry in front of servers on loopback, and OpenTelemetry providers kept in memory."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Tracer
+from providers import ProviderServer, certificate
+
+if TYPE_CHECKING:
+    from langchain_core.language_models.chat_models import BaseChatModel
+    from modelforge import ModelForgeRegistry
+
+OPENAI_KEY = "sk-test-0123456789abcdefghijklmnop"
+OPENROUTER_KEY = "sk-or-v1-0123456789abcdefghijklmnop"
+GOOGLE_KEY = "AIzaSyTest0123456789abcdefghijklmnopqrs"
+COPILOT_TOKEN = "gho_test0123456789abcdefghijklmnopqrstuv"
+
+_SETTINGS = (
+    "ALL_PROXY",
+    "GEMINI_",
+    "GITHUB_TOKEN",
+    "GOOGLE_",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "LANGCHAIN_",
+    "LANGSMITH_",
+    "MODELFORGE_",
+    "NO_PROXY",
+    "OLLAMA_",
+    "OPENAI_",
+    "OTEL_",
+)
+
+
+def _forget_settings() -> None:
+    for name in list(os.environ):
+        if name.upper().startswith(_SETTINGS):
+            del os.environ[name]
+
+
+def _isolate() -> None:
+    """Keep the tests away from the user's own configuration."""
+    home = Path(tempfile.mkdtemp(prefix="modelforge-tests-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    os.environ["HOME"] = os.environ["USERPROFILE"] = str(home)
+    for name in ("CONFIG", "CACHE", "DATA", "STATE"):
+        os.environ[f"XDG_{name}_HOME"] = str(home / name.lower())
+    roots = home / "roots.pem"
+    roots.write_bytes(certificate())
+    os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = str(roots)
+    _forget_settings()
+    # ModelForge works out the paths of its global and its local configuration when it is imported.
+    with contextlib.chdir(home):
+        importlib.import_module("modelforge.registry")
+    # langchain-github-copilot loads the nearest .env file when it is imported.
+    _forget_settings()
+
+
+_isolate()
+
+
+# --- ModelForge ---
+
+
+@pytest.fixture
+def provider_server() -> Iterator[ProviderServer]:
+    """All the providers, on ports of their own for each test."""
+    with ProviderServer() as server:
+        yield server
+
+
+@pytest.fixture
+def model_config(provider_server: ProviderServer) -> dict[str, Any]:
+    """The contents of ModelForge's config.json. Change it before asking for `registry`, or call `write_config`."""
+    device_flow = {
+        "client_id": "Iv1.0123456789abcdef",
+        "device_code_url": f"{provider_server.url}/login/device/code",
+        "token_url": f"{provider_server.url}/login/oauth/access_token",
+        "scope": "read:user",
+    }
+    return {
+        "providers": {
+            "openai": {
+                "llm_type": "openai_compatible",
+                "base_url": f"{provider_server.url}/v1",
+                "auth_strategy": "api_key",
+                "auth_data": {"api_key": OPENAI_KEY},
+                "models": {"gpt-4o-mini": {}, "fast": {"api_model_name": "gpt-4o-mini"}},
+            },
+            "openrouter": {
+                "llm_type": "openai_compatible",
+                "base_url": f"{provider_server.url}/api/v1",
+                "auth_strategy": "api_key",
+                "auth_data": {"api_key": OPENROUTER_KEY},
+                "models": {"qwen": {"api_model_name": "qwen/qwen3-coder"}},
+            },
+            "ollama": {
+                "llm_type": "ollama",
+                "base_url": provider_server.url,
+                "models": {"llama3": {}},
+            },
+            "google": {
+                "llm_type": "google_genai",
+                "auth_strategy": "api_key",
+                "auth_data": {"api_key": GOOGLE_KEY},
+                "models": {"gemini-2.5-flash": {}, "gemini": {"api_model_name": "gemini-2.5-flash"}},
+            },
+            "github_copilot": {
+                "llm_type": "github_copilot",
+                "base_url": "https://api.githubcopilot.com",
+                "auth_strategy": "device_flow",
+                "auth_details": device_flow,
+                "auth_data": {
+                    "access_token": COPILOT_TOKEN,
+                    "refresh_token": "ghr_test0123456789abcdefghijklmnopqrstuv",
+                    "expires_at": "2999-01-01T00:00:00+00:00",
+                },
+                "models": {"gpt-4o": {}, "claude": {"api_model_name": "claude-3.5-sonnet"}},
+            },
+        },
+        "current_model": {"provider": "openai", "model": "gpt-4o-mini"},
+    }
+
+
+def write_config(config: dict[str, Any]) -> None:
+    """Make `config` what ModelForge reads."""
+    from modelforge.config import GLOBAL_CONFIG_FILE
+
+    GLOBAL_CONFIG_FILE.parent.mkdir(parents=True, exist_ok=True)
+    GLOBAL_CONFIG_FILE.write_text(json.dumps(config))
+
+
+@pytest.fixture
+def redirected(provider_server: ProviderServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Send to `provider_server` what ModelForge's configuration cannot."""
+    from langchain_github_copilot import chat_models as copilot
+    from langchain_google_genai import _genai_extension as google
+    from modelforge.modelsdev import ModelsDevClient
+
+    monkeypatch.setattr(copilot, "API_ENDPOINT", provider_server.url)
+    monkeypatch.setattr(google.get_config(), "api_endpoint", provider_server.google_address)
+    monkeypatch.setattr(ModelsDevClient, "BASE_URL", provider_server.url)
+    monkeypatch.setattr(ModelsDevClient, "CACHE_DIR", tmp_path / "modelsdev")
+
+
+@pytest.fixture
+def registry(redirected: None, model_config: dict[str, Any]) -> ModelForgeRegistry:
+    """A registry whose providers, and whose models.dev, are `provider_server`."""
+    from modelforge import ModelForgeRegistry
+
+    write_config(model_config)
+    return ModelForgeRegistry()
+
+
+def get_llm(
+    registry: ModelForgeRegistry,
+    provider: str | None = None,
+    model: str | None = None,
+    *,
+    enhanced: bool = False,
+    **options: Any,
+) -> BaseChatModel:
+    """Call `registry.get_llm`, saying whether it is to be enhanced where that can be said: not in ModelForge 2.0."""
+    if enhanced or "enhanced" in inspect.signature(registry.get_llm).parameters:
+        options["enhanced"] = enhanced
+    return registry.get_llm(provider, model, **options)
+
+
+def without_retries(llm: BaseChatModel) -> BaseChatModel:
+    """Let errors surface at the first attempt: the providers' own back-off takes seconds."""
+    model: Any = getattr(llm, "_wrapped_llm", llm)
+    if getattr(model, "root_client", None) is not None:
+        model.root_client.max_retries = model.root_async_client.max_retries = 0
+    elif hasattr(model, "max_retries"):
+        model.max_retries = 1
+    return llm
+
+
+# --- OpenTelemetry ---
+
+
+@pytest.fixture
+def span_exporter() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def tracer_provider(span_exporter: InMemorySpanExporter) -> Iterator[TracerProvider]:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(span_exporter))
+    yield provider
+    provider.shutdown()
+
+
+@pytest.fixture
+def metric_reader() -> InMemoryMetricReader:
+    return InMemoryMetricReader()
+
+
+@pytest.fixture
+def meter_provider(metric_reader: InMemoryMetricReader) -> Iterator[MeterProvider]:
+    provider = MeterProvider([metric_reader], shutdown_on_exit=False)
+    yield provider
+    provider.shutdown()
+
+
+@pytest.fixture
+def log_exporter() -> InMemoryLogRecordExporter:
+    return InMemoryLogRecordExporter()
+
+
+@pytest.fixture
+def logger_provider(log_exporter: InMemoryLogRecordExporter) -> Iterator[LoggerProvider]:
+    provider = LoggerProvider(shutdown_on_exit=False)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(log_exporter))
+    yield provider
+    provider.shutdown()
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What the instrumentation has emitted until now."""
+
+    tracer: Tracer
+    _span_exporter: InMemorySpanExporter
+    _metric_reader: InMemoryMetricReader
+    _log_exporter: InMemoryLogRecordExporter
+
+    def spans(self) -> list[ReadableSpan]:
+        """The ended spans, in the order they started."""
+        return sorted(self._span_exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
+
+    def span(self, name: str) -> ReadableSpan:
+        """The only span of that name."""
+        spans = self.spans()
+        named = [span for span in spans if span.name == name]
+        assert len(named) == 1, f"{len(named)} spans named {name!r} among {[span.name for span in spans]}"
+        return named[0]
+
+    def metrics(self) -> dict[str, list[Any]]:
+        """The data points of each metric."""
+        data = self._metric_reader.get_metrics_data()
+        return {
+            metric.name: list(metric.data.data_points)
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    def logs(self) -> list[ReadableLogRecord]:
+        """The log records, in the order they were emitted."""
+        return list(self._log_exporter.get_finished_logs())
+
+
+@pytest.fixture
+def instrument(
+    tracer_provider: TracerProvider,
+    meter_provider: MeterProvider,
+    logger_provider: LoggerProvider,
+    span_exporter: InMemorySpanExporter,
+    metric_reader: InMemoryMetricReader,
+    log_exporter: InMemoryLogRecordExporter,
+) -> Iterator[Callable[..., Telemetry]]:
+    """Call it, with options for `ModelForgeInstrumentor`, to instrument ModelForge and the HTTP clients it uses."""
+    with contextlib.ExitStack() as stack:
+
+        def instrument(**options: Any) -> Telemetry:
+            from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
+
+            for instrumentor in _http_instrumentors():
+                # Only their spans are of interest.
+                instrumentor.instrument(tracer_provider=tracer_provider, skip_dep_check=True)
+                stack.callback(instrumentor.uninstrument)
+            modelforge = ModelForgeInstrumentor()
+            modelforge.instrument(
+                tracer_provider=tracer_provider,
+                meter_provider=meter_provider,
+                logger_provider=logger_provider,
+                skip_dep_check=True,
+                **options,
+            )
+            stack.callback(modelforge.uninstrument)
+            return Telemetry(tracer_provider.get_tracer("tests"), span_exporter, metric_reader, log_exporter)
+
+        yield instrument
+
+
+@pytest.fixture
+def instrumented(instrument: Callable[..., Telemetry]) -> Telemetry:
+    """ModelForge and the HTTP clients it uses, instrumented with default options."""
+    return instrument()
+
+
+def _http_instrumentors() -> Iterator[Any]:
+    """Those installed. The models of OpenAI use httpx, of GitHub Copilot requests, of Ollama requests and aiohttp."""
+    for library, name in (
+        ("httpx", "HTTPXClientInstrumentor"),
+        ("requests", "RequestsInstrumentor"),
+        ("aiohttp_client", "AioHttpClientInstrumentor"),
+    ):
+        with contextlib.suppress(ModuleNotFoundError):
+            yield getattr(importlib.import_module(f"opentelemetry.instrumentation.{library}"), name)()
