@@ -9,6 +9,8 @@ import inspect
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -320,3 +322,51 @@ def _http_instrumentors() -> Iterator[Any]:
     ):
         with contextlib.suppress(ModuleNotFoundError):
             yield getattr(importlib.import_module(f"opentelemetry.instrumentation.{library}"), name)()
+
+
+# --- Other interpreters ---
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Call it with arguments for Python, and environment variables, to start one that has imported nothing yet."""
+
+    def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, sys.path))), **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return python
+
+
+@pytest.fixture
+def nothing_left(
+    meter_provider: MeterProvider, metric_reader: InMemoryMetricReader, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    """Check at the end that no call and no stream is open, the context is what it was, and nothing went wrong."""
+    from opentelemetry.context import get_current
+
+    from opentelemetry_instrumentation_modelforge.call import open_calls
+
+    before = get_current()
+    yield
+    assert get_current() is before
+    assert open_calls == {}
+    data = metric_reader.get_metrics_data()
+    streams = [
+        point.value
+        for resource in (data.resource_metrics if data else ())
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "modelforge.client.active_streams"
+        for point in metric.data.data_points
+    ]
+    assert sum(streams) == 0
+    messages = [record.getMessage() for record in caplog.get_records("call")]
+    assert [text for text in messages if "detach" in text or "Telemetry fault" in text] == []

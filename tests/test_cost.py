@@ -65,11 +65,11 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
 
 @pytest.fixture
 def price_table(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make genai-prices know one model, ``acme-1`` of the provider ``acme``, at these prices."""
+    """Make genai-prices know nothing but one model, ``acme-1``, at these prices."""
 
-    def set_prices(prices: ModelPrice | list[ConditionalPrice]) -> None:
+    def set_prices(prices: ModelPrice | list[ConditionalPrice], provider_id: str = "acme") -> None:
         model = ModelInfo(id="acme-1", match=ClauseEquals("acme-1"), prices=prices)
-        provider = Provider(id="acme", name="Acme", api_pattern=r"https://api\.acme\.test", models=[model])
+        provider = Provider(id=provider_id, name="Acme", api_pattern=r"https://api\.acme\.test", models=[model])
         snapshot = data_snapshot.DataSnapshot(providers=[provider], from_auto_update=False)
         monkeypatch.setattr(data_snapshot, "_custom_snapshot", snapshot)
 
@@ -302,6 +302,13 @@ def test_an_unknown_model_has_no_price(model: str) -> None:
     assert find("openai", model) is None
 
 
+def test_a_google_model_is_found_by_its_resource_name(cache: Path) -> None:
+    entry = models_dev("gemini-9", "google", input=11)
+    assert per_million(find("google", "models/gemini-9", metadata=metadata(entry))) == pytest.approx(11)
+    write(cache / "model_info_google_gemini-9.json", {**entry, "id": "models/gemini-9"})
+    assert per_million(find("google", "models/gemini-9")) == pytest.approx(11)
+
+
 # --- Who is paid ---
 
 
@@ -318,7 +325,11 @@ def test_a_subscription_has_no_price(cache: Path) -> None:
     assert resolve_rates("github_copilot", "gpt-4o", "github_copilot", metadata=metadata(entry)) is None
     assert resolve_rates("work", "gpt-4o", "github_copilot") is None
     assert find("github-copilot", "gpt-4o") is None
-    assert find("work", "gpt-4o", api_base="https://api.githubcopilot.com") is None
+
+
+def test_a_subscription_is_known_by_its_url_too(price_table: Callable[..., None]) -> None:
+    price_table(ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(1)), "github-copilot")
+    assert find("work", "acme-1", api_base="https://api.acme.test") is None
 
 
 @pytest.mark.parametrize("provider", ["openai_local", "my_openai", "vllm", "google_proxy", "anthropic_mirror"])
@@ -399,8 +410,10 @@ def test_a_name_does_not_lead_out_of_the_cache(cache: Path, monkeypatch: pytest.
     inner = cache / "inner"
     (inner / "model_info_lab_..").mkdir(parents=True)
     monkeypatch.setattr(ModelsDevClient, "CACHE_DIR", inner)
-    write(cache / "secret.json", models_dev("../../secret", "lab"))
-    assert find("lab", "../../secret") is None
+    name = "../../../outside"
+    write(cache / "outside.json", models_dev(name, "lab"))
+    assert (inner / f"model_info_lab_{name}.json").exists()
+    assert find("lab", name) is None
 
 
 def test_the_cache_is_only_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -577,6 +590,15 @@ def test_a_tier_without_a_rate_for_cached_tokens_charges_its_own_input_rate() ->
     assert per_million(found, "cache_read_input_tokens") == pytest.approx(14)
     assert found is not None
     assert found.amount(Usage(1001, 1000)) == pytest.approx((1001 * 14 + 1000 * 21) / MILLION)
+
+
+@pytest.mark.parametrize(
+    "condition", [None, {}, {"size": "1"}, {"size": True}, {"size": -1}, {"type": "batch", "size": 1}]
+)
+def test_a_tier_whose_condition_is_not_understood_is_passed_over(condition: object) -> None:
+    tiers = [None, {"input": 14, "tier": condition}]
+    found = find("openai", "x-1", metadata=metadata(models_dev("x-1", tiers=tiers)))
+    assert per_million(found) == pytest.approx(7)
 
 
 @pytest.mark.usefixtures("without_genai_prices")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from sys import modules
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.language_models import BaseChatModel
@@ -88,8 +88,8 @@ def get_llm(wrapped: Callable[..., Any], instance: object, args: tuple[Any, ...]
     else:
         identity = resolution.identity
         with _RESOLVE:
-            if identity is not None and isinstance(llm, BaseChatModel):
-                identity = identity.of_client(vars(llm).get("_wrapped_llm", llm))
+            if identity is not None and (client := _client(llm)) is not None:
+                identity = identity.of_client(client)
         if span is not None:
             with _DESCRIBE:
                 _describe(span, identity)
@@ -102,7 +102,7 @@ def get_llm(wrapped: Callable[..., Any], instance: object, args: tuple[Any, ...]
             with _END:
                 span.end()
     # After the span's end: what a price takes to find is not what get_llm took.
-    if identity is not None and isinstance(llm, BaseChatModel):
+    if identity is not None and _is_model(llm):
         with _INJECT:
             _instrument_model(llm, telemetry, identity, span)
     return llm
@@ -126,6 +126,17 @@ def _describe(span: Span, identity: ModelIdentity | None) -> None:
         span.set_attributes(identity.attributes())
 
 
+def _is_model(llm: object) -> TypeGuard[BaseChatModel]:
+    # Not isinstance: a test's Mock(spec=ChatOpenAI) claims to be one.
+    return issubclass(type(llm), BaseChatModel)
+
+
+def _client(llm: object) -> BaseChatModel | None:
+    """Return the model that speaks to the provider: ``llm`` itself, or what an ``EnhancedLLM`` wraps."""
+    client = vars(llm).get("_wrapped_llm", llm) if _is_model(llm) else None
+    return client if _is_model(client) else None
+
+
 def _is_enhanced(llm: object) -> bool:
     # Absent before model-forge-llm 2.1.
     enhanced = getattr(modules.get("modelforge.enhanced_llm"), "EnhancedLLM", None)
@@ -134,11 +145,9 @@ def _is_enhanced(llm: object) -> bool:
 
 def _instrument_model(llm: BaseChatModel, telemetry: Telemetry, identity: ModelIdentity, span: Span | None) -> None:
     """Add the callback to ``llm`` and to the model an ``EnhancedLLM`` wraps."""
-    fields: Mapping[str, Any] = vars(llm)
     created_by: SpanContext | None = span.get_span_context() if span is not None else None
-    callback = OpenTelemetryCallback.for_model(telemetry, identity, created_by, fields.get("_metadata"))
-    client: BaseChatModel = fields.get("_wrapped_llm", llm)
-    for model in {id(client): client, id(llm): llm}.values():
+    callback = OpenTelemetryCallback.for_model(telemetry, identity, created_by, vars(llm).get("_metadata"))
+    for model in {id(model): model for model in (_client(llm), llm) if model is not None}.values():
         # Past pydantic, and past EnhancedLLM, whose setter would only reach the model it wraps.
         vars(model)["callbacks"] = _with_callback(model.callbacks, callback)
 

@@ -1,7 +1,7 @@
 """What a model's answer says of itself: usage, finish reasons, model and id, in each provider's spelling."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -11,7 +11,8 @@ _NOTHING: Final[Mapping[str, object]] = {}
 _RUN_ID_PREFIXES: Final = ("run-", "lc_run-", "lc_")
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: a frozen dataclass takes five times as long to make, and each call makes one of both.
+@dataclass(slots=True)
 class Usage:
     """Tokens of one call, as the provider counted them. What it did not report is None.
 
@@ -28,7 +29,7 @@ class Usage:
     audio_output_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Response:
     """One call's answer. What the provider did not say is None or empty."""
 
@@ -44,39 +45,35 @@ class Response:
 
 def read_response(generations: Sequence[object], llm_output: object) -> Response:
     """Read one prompt's generations and the ``llm_output`` beside them (both of an ``LLMResult`` or ``ChatResult``)."""
+    response = Response()
     output = _mapping(llm_output)
-    infos = [_mapping(getattr(generation, "generation_info", None)) for generation in generations]
-    messages = [getattr(generation, "message", None) for generation in generations]
-    metadatas = [_mapping(getattr(message, "response_metadata", None)) for message in messages]
-    said = (output, *infos[:1], *metadatas[:1])
-    token_usage = _first_mapping(said, ("token_usage", "usage"))
-    usage_metadata = _mapping(getattr(messages[0], "usage_metadata", None)) if messages else _NOTHING
-    # langchain-core marks a cached message with a total_cost of 0; no provider's count has that field.
-    cached = usage_metadata.get("total_cost") == 0
-    return Response(
-        id=_first_text(said, ("id",)) or (_message_id(messages[0]) if messages else None),
-        model=_first_text(said, ("model_name", "model", "model_version")),
-        finish_reasons=tuple(
-            reason
-            for info, metadata in zip(infos, metadatas, strict=True)
-            if (reason := _first_text((info, metadata), ("finish_reason", "done_reason", "stop_reason")))
-        ),
-        usage=None if cached else _usage(usage_metadata, token_usage, said),
-        cost=None if cached else _price(token_usage.get("cost")),
-        cached=cached,
-    )
-
-
-def _usage(
-    usage_metadata: Mapping[str, object], token_usage: Mapping[str, object], said: Iterable[Mapping[str, object]]
-) -> Usage | None:
-    if (usage := _usage_of_message(usage_metadata)) or (usage := _usage_of_openai(token_usage)):
-        return usage
-    # The community ChatOllama leaves Ollama's own final line in generation_info.
-    for mapping in said:
-        if "eval_count" in mapping or "prompt_eval_count" in mapping:
-            return Usage(_count(mapping.get("prompt_eval_count")), _count(mapping.get("eval_count")))
-    return None
+    said = output
+    reasons: list[str] = []
+    first = True
+    for generation in generations:
+        message = getattr(generation, "message", None)
+        # LangChain merges a generation's own information into its message's.
+        said = _mapping(getattr(message, "response_metadata", None)) or _mapping(
+            getattr(generation, "generation_info", None)
+        )
+        reason = said.get("finish_reason") or said.get("done_reason") or said.get("stop_reason")
+        if isinstance(reason, str):
+            reasons.append(reason)
+        if first:
+            # All generations repeat what the provider said once.
+            first = False
+            response.id = _text(output, said, "id") or _message_id(message)
+            response.model = _text(output, said, "model_name") or _text(output, said, "model")
+            usage = _mapping(getattr(message, "usage_metadata", None))
+            # langchain-core marks a cached message with a total_cost of 0; no provider's count has that field.
+            if usage.get("total_cost") == 0:
+                response.cached = True
+            else:
+                token_usage = _mapping(output.get("token_usage") or said.get("token_usage"))
+                response.usage = _usage_of_message(usage) or _usage_of_openai(token_usage) or _usage_of_ollama(said)
+                response.cost = _price(token_usage.get("cost"))
+    response.finish_reasons = tuple(reasons)
+    return response
 
 
 def _usage_of_message(usage: Mapping[str, object]) -> Usage | None:
@@ -116,21 +113,20 @@ def _usage_of_openai(usage: Mapping[str, object]) -> Usage | None:
     )
 
 
+def _usage_of_ollama(said: Mapping[str, object]) -> Usage | None:
+    """Read the last line of Ollama's stream, which the community ``ChatOllama`` keeps as it came."""
+    if "eval_count" not in said and "prompt_eval_count" not in said:
+        return None
+    return Usage(_count(said.get("prompt_eval_count")), _count(said.get("eval_count")))
+
+
 def _mapping(value: object) -> Mapping[str, object]:
     return cast("dict[str, object]", value) if isinstance(value, dict) else _NOTHING
 
 
-def _first_mapping(mappings: Iterable[Mapping[str, object]], names: Iterable[str]) -> Mapping[str, object]:
-    return next((found for mapping in mappings for name in names if (found := _mapping(mapping.get(name)))), _NOTHING)
-
-
-def _first_text(mappings: Iterable[Mapping[str, object]], names: Iterable[str]) -> str | None:
-    for mapping in mappings:
-        for name in names:
-            value = mapping.get(name)
-            if isinstance(value, str) and value:
-                return value
-    return None
+def _text(first: Mapping[str, object], second: Mapping[str, object], name: str) -> str | None:
+    value = first.get(name) or second.get(name)
+    return value if isinstance(value, str) and value else None
 
 
 def _message_id(message: object) -> str | None:

@@ -1,0 +1,192 @@
+"""Whether anybody records, and what becomes of a fault in telemetry."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import NoOpTracerProvider
+
+from opentelemetry_instrumentation_modelforge import is_otel_available
+from opentelemetry_instrumentation_modelforge.otel_utils import Guard, get_tracer
+
+Python = Callable[..., "subprocess.CompletedProcess[str]"]
+
+PRINT = "from opentelemetry_instrumentation_modelforge import is_otel_available; print(is_otel_available())"
+SET_TRACES = """
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import set_tracer_provider
+set_tracer_provider(TracerProvider())
+"""
+SET_METRICS = """
+from opentelemetry.metrics import set_meter_provider
+from opentelemetry.sdk.metrics import MeterProvider
+set_meter_provider(MeterProvider())
+"""
+SET_NO_OPS = """
+from opentelemetry.metrics import NoOpMeterProvider, set_meter_provider
+from opentelemetry.trace import NoOpTracerProvider, set_tracer_provider
+set_meter_provider(NoOpMeterProvider())
+set_tracer_provider(NoOpTracerProvider())
+"""
+HIDE_SDK = """
+import sys
+class Hider:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("opentelemetry.sdk"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hider())
+"""
+
+
+# --- is_otel_available ---
+
+
+@pytest.mark.parametrize(
+    ("setup", "environment", "available"),
+    [
+        ("", {}, False),
+        (SET_TRACES, {}, True),
+        (SET_METRICS, {}, True),
+        (SET_NO_OPS, {}, False),
+        (SET_TRACES, {"OTEL_SDK_DISABLED": "true"}, False),
+        (HIDE_SDK, {}, False),
+    ],
+    ids=["no provider", "traces", "metrics", "no-op providers", "SDK disabled", "SDK not installed"],
+)
+def test_the_global_providers_tell_whether_opentelemetry_records(
+    python: Python, setup: str, environment: dict[str, str], available: bool
+) -> None:
+    done = python("-W", "error", "-c", setup + PRINT, **environment)
+    assert (done.stdout, done.stderr) == (f"{available}\n", "")
+
+
+def test_a_provider_that_is_set_later_counts_from_then_on(python: Python) -> None:
+    done = python("-c", f"{PRINT}{SET_TRACES}print(is_otel_available())")
+    assert (done.stdout, done.stderr) == ("False\nTrue\n", "")
+
+
+def test_the_providers_given_tell_whether_opentelemetry_records(
+    tracer_provider: TracerProvider, meter_provider: MeterProvider
+) -> None:
+    assert is_otel_available(tracer_provider)
+    assert is_otel_available(meter_provider=meter_provider)
+    assert is_otel_available(tracer_provider, NoOpMeterProvider())
+    assert is_otel_available(NoOpTracerProvider(), meter_provider)
+    assert not is_otel_available(NoOpTracerProvider(), NoOpMeterProvider())
+
+
+@pytest.mark.parametrize("value", ["true", "TRUE", " True "])
+def test_a_disabled_sdk_records_nothing(
+    value: str, tracer_provider: TracerProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", value)
+    assert not is_otel_available(tracer_provider)
+
+
+@pytest.mark.parametrize("value", ["", "false", "1", "yes"])
+def test_only_true_disables_the_sdk(
+    value: str, tracer_provider: TracerProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", value)
+    assert is_otel_available(tracer_provider)
+
+
+# --- get_tracer ---
+
+
+def test_the_tracer_of_a_provider_is_made_once(tracer_provider: TracerProvider) -> None:
+    assert get_tracer(tracer_provider) is get_tracer(tracer_provider)
+    assert get_tracer() is get_tracer()
+    assert get_tracer(tracer_provider) is not get_tracer()
+
+
+def test_the_global_tracer_records_once_the_global_provider_is_set(python: Python) -> None:
+    done = python(
+        "-c",
+        "from opentelemetry_instrumentation_modelforge.otel_utils import get_tracer\n"
+        f"tracer = get_tracer(){SET_TRACES}span = tracer.start_span('name')\n"
+        "print(span.is_recording(), span.instrumentation_scope.name)",
+    )
+    assert (done.stdout, done.stderr) == ("True opentelemetry_instrumentation_modelforge\n", "")
+
+
+# --- Guard ---
+
+
+def fault() -> None:
+    raise LookupError("a fault")
+
+
+def test_a_fault_is_logged_as_a_warning_once_and_then_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "opentelemetry_instrumentation_modelforge")
+    guard = Guard("testing")
+    for _ in range(3):
+        with guard:
+            fault()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
+    for record in caplog.records:
+        assert record.getMessage() == "Telemetry fault while testing; the application is not affected"
+        assert record.exc_text is not None
+        assert "in fault" in record.exc_text
+        assert record.exc_text.endswith("LookupError: a fault")
+
+
+def test_each_site_warns_for_itself(caplog: pytest.LogCaptureFixture) -> None:
+    for site in ("one", "two"):
+        with Guard(site):
+            fault()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.WARNING]
+
+
+def test_nothing_is_logged_without_a_fault(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with Guard("testing"):
+        pass
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
+def test_what_is_no_exception_passes(kind: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    error = kind()
+    with pytest.raises(kind) as raised, Guard("testing"):
+        raise error
+    assert raised.value is error
+    assert caplog.records == []
+
+
+def test_a_fault_whose_text_cannot_be_made_is_kept_away_too(caplog: pytest.LogCaptureFixture) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    with Guard("testing"):
+        raise Mute
+    assert len(caplog.records) == 1
+
+
+def test_a_guard_can_be_entered_again_inside_itself(caplog: pytest.LogCaptureFixture) -> None:
+    guard = Guard("testing")
+    with guard, guard:
+        fault()
+    assert len(caplog.records) == 1
+
+
+def test_a_logging_handler_that_raises_does_not_reach_the_application() -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("broken handler")
+
+    logger, handler = logging.getLogger("opentelemetry_instrumentation_modelforge"), Broken()
+    logger.addHandler(handler)
+    try:
+        with Guard("testing"):
+            fault()
+    finally:
+        logger.removeHandler(handler)
