@@ -356,8 +356,9 @@ def nothing_left(
 
     before = get_current()
     yield
+    left, _ = dict(open_calls), open_calls.clear()
+    assert left == {}
     assert get_current() is before
-    assert open_calls == {}
     data = metric_reader.get_metrics_data()
     streams = [
         point.value

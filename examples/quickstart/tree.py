@@ -125,7 +125,7 @@ def _references(span: Span, references: Mapping[str, str]) -> Iterator[str]:
 def _details(span: Span) -> Iterator[str]:
     attributes = span.attributes
     if span.failed:
-        yield f"failed: {attributes.get('error.type', 'unknown error')}"
+        yield f"failed: {attributes['error.type']}" if "error.type" in attributes else "failed"
     # The HTTP instrumentations write the stable names only when they are told to.
     for names in (("http.response.status_code", "http.status_code"), ("url.full", "http.url")):
         if (value := next((attributes[name] for name in names if name in attributes), None)) is not None:
@@ -155,8 +155,7 @@ def _call(attributes: Mapping[str, object]) -> Iterator[str]:
 
 def _wrapped(parts: Sequence[str], width: int) -> list[str]:
     lines: list[str] = []
-    for part in parts:
-        part = part if len(part) <= width else f"{part[: width - 1]}…"
+    for part in (part if len(part) <= width else f"{part[: width - 1]}…" for part in parts):
         if lines and len(lines[-1]) + len(_SEPARATOR) + len(part) <= width:
             lines[-1] += _SEPARATOR + part
         else:

@@ -1,8 +1,8 @@
 """One model call's telemetry: its span and its metrics. The only file that emits them."""
 
+from abc import ABC, abstractmethod
 from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from time import perf_counter
 from traceback import format_exception
 from typing import Final, Literal, cast
@@ -10,15 +10,13 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
-from opentelemetry.baggage import get_baggage
 from opentelemetry.context import Context, get_current
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.semconv.attributes import error_attributes, exception_attributes
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.util.types import AttributeValue
 
-from .cost import CostFunction, Rates, reference_rates, resolve_rates
-from .identity import ModelIdentity
+from .coexistence import Enclosed, Enclosing, enclosing_context, publish
 from .otel_utils import Guard
 from .redaction import without_credentials
 from .request import request_attributes
@@ -35,18 +33,13 @@ from .semconv import (
     MODELFORGE_RESPONSE_CHUNK_COUNT,
     MODELFORGE_USAGE_ESTIMATED,
     MODELFORGE_USAGE_REFERENCE_COST,
-    OPERATION_CHAT,
-    SPAN_INVOKE,
     TOKEN_INPUT,
     TOKEN_OUTPUT,
 )
-from .telemetry import Telemetry
+from .template import CallTemplate
 
 Outcome = Literal["completed", "failed", "cancelled", "closed", "abandoned"]
 """How a call ended: with its answer; with an error; cancelled; a stream closed by its consumer; never finished."""
-
-# What an application may make up at run time gets no more templates than this.
-_MOST_MODELS: Final = 32
 
 # ModelForge's estimate (modelforge.telemetry).
 _CHARACTERS_PER_TOKEN: Final = 4
@@ -64,113 +57,75 @@ _SPAN: Final = Guard("describing how a call ended")
 _STREAMS: Final = Guard("counting open streams")
 _CHUNK: Final = Guard("recording a chunk")
 _END: Final = Guard("ending a span")
-_RATES: Final = Guard("resolving a model's price")
 
-open_calls: Final[dict[UUID, "ModelCall"]] = {}
+open_calls: Final[dict[UUID, "Call"]] = {}
 """Every call in flight in this process by LangChain's run id: who finds a run here leaves it alone, so that a model
 with two callbacks has one span, and whoever takes it out ends it, so that a call ends once."""
 
 
-class CallTemplate:
-    """What all calls of one model have in common, made once."""
-
-    __slots__ = (
-        "_models",
-        "attributes",
-        "identity",
-        "links",
-        "metric_attributes",
-        "operation",
-        "pricing",
-        "rates",
-        "reference_rates",
-        "span_name",
-        "telemetry",
-    )
-
-    def __init__(
-        self,
-        telemetry: Telemetry,
-        identity: ModelIdentity,
-        *,
-        created_by: SpanContext | None = None,
-        pricing: Mapping[str, object] | None = None,
-        operation: str = OPERATION_CHAT,
-    ) -> None:
-        configuration = telemetry.configuration
-        self.telemetry = telemetry
-        self.identity = identity
-        self.pricing = pricing
-        self.operation = operation
-        self.links = [Link(created_by)] if created_by is not None and created_by.is_valid else None
-        self.span_name = f"{operation} {identity.api_model}" if configuration.span_names == "semconv" else SPAN_INVOKE
-        self.attributes: dict[str, AttributeValue] = {
-            **configuration.attributes,
-            gen_ai.GEN_AI_OPERATION_NAME: operation,
-            **identity.attributes(),
-        }
-        self.metric_attributes: dict[str, AttributeValue] = {
-            **configuration.metric_attributes,
-            gen_ai.GEN_AI_OPERATION_NAME: operation,
-            **identity.metric_attributes(),
-        }
-        self.rates: Rates | None = None
-        self.reference_rates: Rates | None = None
-        with _RATES:
-            self._resolve_rates()
-        self._models: dict[tuple[str, str], CallTemplate] = {}
-
-    def _resolve_rates(self) -> None:
-        cost = self.telemetry.configuration.cost
-        identity = self.identity
-        if callable(cost):
-            self.rates = CostFunction(cost, identity.provider, identity.api_model)
-        elif cost:
-            self.rates = resolve_rates(
-                identity.provider,
-                identity.api_model,
-                identity.llm_type,
-                api_base=identity.base_url,
-                metadata=self.pricing,
-            )
-            if identity.llm_type == "github_copilot":
-                self.reference_rates = reference_rates(identity.api_model)
-
-    def of(self, operation: str, model: str | None) -> "CallTemplate":
-        """Return the template of this model's calls that send another model name or do another operation."""
-        if (model is None or model == self.identity.api_model) and operation == self.operation:
-            return self
-        model = model or self.identity.api_model
-        template = self._models.get((operation, model))
-        if template is None:
-            same = model == self.identity.api_model
-            template = CallTemplate(
-                self.telemetry,
-                replace(self.identity, api_model=model),
-                created_by=self.links[0].context if self.links else None,
-                pricing=self.pricing if same else None,
-                operation=operation,
-            )
-            if len(self._models) < _MOST_MODELS:
-                self._models[operation, model] = template
-        return template
-
-
-class ModelCall:
+class Call(ABC):
     """One call of a model, from LangChain's start event to its end, whichever way it ends."""
+
+    __slots__ = ("_run_id", "_template", "context")
+
+    def __init__(self, template: CallTemplate, run_id: UUID, context: Context) -> None:
+        self._template = template
+        self._run_id = run_id
+        self.context: Context = context
+        """Current while the provider works, and what metrics are recorded in, so that exemplars lead to the trace."""
+        open_calls[run_id] = self
+
+    def end(self, generations: Sequence[object], llm_output: object, result: LLMResult | None = None) -> None:
+        """End it with its answer.
+
+        :param result: what to give to the response hook, where LangChain has made one.
+        """
+        if open_calls.pop(self._run_id, None) is not None:
+            self._finish("completed", generations, llm_output, result=result)
+
+    def fail(self, error: BaseException, generations: Sequence[object] = ()) -> None:
+        """End it with ``error`` and what had been generated before. Closing a stream early is no error."""
+        if open_calls.pop(self._run_id, None) is None:
+            return
+        if isinstance(error, GeneratorExit):
+            self._finish("closed", generations)
+        else:
+            self._finish("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error)
+
+    def abandon(self) -> None:
+        """End it because nobody can any more: its stream was dropped unfinished."""
+        if open_calls.pop(self._run_id, None) is not None:
+            self._finish("abandoned", ())
+
+    @abstractmethod
+    def chunk(self, chunk: object) -> None:
+        """Count one chunk of a streamed response; a second callback on the model brings the same one again."""
+
+    @abstractmethod
+    def _finish(
+        self,
+        outcome: Outcome,
+        generations: Sequence[object],
+        llm_output: object = None,
+        *,
+        error: BaseException | None = None,
+        result: LLMResult | None = None,
+    ) -> None: ...
+
+
+class ModelCall(Call):
+    """A call that has a span and metrics of its own."""
 
     __slots__ = (
         "_chunks",
+        "_enclosed",
         "_first_chunk",
         "_last_chunk",
         "_metric_attributes",
         "_prompt",
-        "_run_id",
         "_seen",
         "_started",
         "_streaming",
-        "_template",
-        "context",
         "span",
     )
 
@@ -189,15 +144,8 @@ class ModelCall:
         caller = get_current()
         attributes = template.attributes
         if configuration.baggage_keys:
-            attributes = {**attributes, **_baggage(configuration.baggage_keys, caller)}
-        self._metric_attributes = template.metric_attributes
-        if configuration.metric_baggage_keys:
-            self._metric_attributes = {
-                **self._metric_attributes,
-                **_baggage(configuration.metric_baggage_keys, caller),
-            }
-        self._template = template
-        self._run_id = run_id
+            attributes = attributes | template.baggage_attributes(caller)
+        self._metric_attributes = template.metric_attributes_in(caller)
         self._prompt = prompt
         self._streaming = False
         self._chunks = 0
@@ -208,10 +156,8 @@ class ModelCall:
             template.span_name, caller, SpanKind.CLIENT, attributes, template.links
         )
         self._started = perf_counter()
-        # The caller's context with the call's span: current while the provider works, and what metrics are recorded in,
-        # so that their exemplars lead to the trace.
-        self.context: Context = set_span_in_context(self.span, caller)
-        open_calls[run_id] = self
+        self._enclosed = Enclosed()
+        super().__init__(template, run_id, enclosing_context(set_span_in_context(self.span, caller), self._enclosed))
         if self.span.is_recording():
             with _REQUEST:
                 if requested := request_attributes(params, metadata):
@@ -223,7 +169,7 @@ class ModelCall:
                 configuration.request_hook(self.span, list(prompt), dict(params or {}))  # pyright: ignore[reportArgumentType]
 
     def chunk(self, chunk: object) -> None:
-        """Count one chunk of a streamed response; a second callback on the model brings the same one again."""
+        """Count one chunk: when it came, and that it came."""
         if chunk is not None and chunk is self._seen:
             return
         self._seen = chunk
@@ -245,36 +191,6 @@ class ModelCall:
             self._chunks += 1
             self._last_chunk = now
 
-    def end(self, generations: Sequence[object], llm_output: object, result: LLMResult | None = None) -> None:
-        """End it with its answer.
-
-        :param result: what to give to the response hook, where LangChain has made one.
-        """
-        if open_calls.pop(self._run_id, None) is None:
-            return
-        response_hook = self._template.telemetry.configuration.response_hook
-        if response_hook is not None:
-            with _RESPONSE_HOOK:
-                response_hook(
-                    self.span,
-                    result or LLMResult(generations=[list(generations)], llm_output=llm_output),  # pyright: ignore
-                )
-        self._finish("completed", generations, llm_output)
-
-    def fail(self, error: BaseException, generations: Sequence[object] = ()) -> None:
-        """End it with ``error`` and what had been generated before. Closing a stream early is no error."""
-        if open_calls.pop(self._run_id, None) is None:
-            return
-        if isinstance(error, GeneratorExit):
-            self._finish("closed", generations)
-        else:
-            self._finish("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error)
-
-    def abandon(self) -> None:
-        """End it because nobody can any more: its stream was dropped unfinished."""
-        if open_calls.pop(self._run_id, None) is not None:
-            self._finish("abandoned", ())
-
     def _open_stream(self) -> None:
         self._streaming = True
         with _STREAMS:
@@ -285,15 +201,18 @@ class ModelCall:
         outcome: Outcome,
         generations: Sequence[object],
         llm_output: object = None,
+        *,
         error: BaseException | None = None,
+        result: LLMResult | None = None,
     ) -> None:
         duration = perf_counter() - self._started
         response = _UNREAD
         amount = None
         with _RESPONSE:
             response = read_response(generations, llm_output)
+            self._enclosed.complete(response)
         with _PRICE:
-            amount = self._amount(response)
+            amount = self._template.amount(response)
         with _METRICS:
             self._record_metrics(duration, response, amount, error)
         if self.span.is_recording():
@@ -302,17 +221,12 @@ class ModelCall:
                     record_error(self.span, error, self._template.identity.secrets)
             with _SPAN:
                 self.span.set_attributes(self._outcome_attributes(outcome, generations, response, amount))
+        response_hook = self._template.telemetry.configuration.response_hook
+        if response_hook is not None and outcome == "completed":
+            with _RESPONSE_HOOK:
+                response_hook(self.span, result or _llm_result(generations, llm_output))
         with _END:
             self.span.end()
-
-    def _amount(self, response: Response) -> float | None:
-        """Return the price in US dollars, if there is one."""
-        if not self._template.telemetry.configuration.cost or response.cached:
-            return None
-        if response.cost is not None:
-            return response.cost
-        rates = self._template.rates
-        return rates.amount(response.usage) if rates is not None and response.usage is not None else None
 
     def _record_metrics(
         self, duration: float, response: Response, amount: float | None, error: BaseException | None
@@ -375,10 +289,57 @@ class ModelCall:
                 if rates is not None and (reference := rates.amount(usage)) is not None:
                     attributes[MODELFORGE_USAGE_REFERENCE_COST] = reference
         if amount is not None:
-            attributes[GEN_AI_USAGE_COST_AMOUNT] = amount
-            attributes[GEN_AI_USAGE_COST_CURRENCY] = "USD"
-            attributes[GEN_AI_USAGE_COST_SOURCE] = "local" if response.cost is None else "provider"
+            attributes.update(_cost_attributes(amount, response))
+        # What the instrumentation of the provider's client found out, where it is one that reports to us.
+        for name, value in self._enclosed.attributes.items():
+            attributes.setdefault(name, value)
         return attributes
+
+
+class EnrichingCall(Call):
+    """A call that another GenAI instrumentation already has a span for: it adds what only ModelForge knows."""
+
+    __slots__ = ("_data", "_metric_attributes")
+
+    def __init__(self, template: CallTemplate, run_id: UUID, enclosing: Enclosing) -> None:
+        super().__init__(template, run_id, enclosing.context)
+        self._data = enclosing.data
+        self._metric_attributes = template.metric_attributes_in(enclosing.context)
+        self._data.attributes.update(template.identity.modelforge_attributes())
+        self._data.attributes.update(template.telemetry.configuration.attributes)
+        self._data.attributes.update(template.baggage_attributes(enclosing.context))
+
+    def chunk(self, chunk: object) -> None:
+        """Take a stream's usage from the chunk that has it."""
+        # At the stream's end the other instrumentation hears first.
+        if getattr(getattr(chunk, "message", None), "usage_metadata", None):
+            with _CHUNK:
+                self._publish(read_response((chunk,), None))
+
+    def _finish(
+        self,
+        outcome: Outcome,
+        generations: Sequence[object],
+        llm_output: object = None,
+        *,
+        error: BaseException | None = None,
+        result: LLMResult | None = None,
+    ) -> None:
+        with _RESPONSE:
+            response = read_response(generations, llm_output)
+            amount = self._publish(response)
+            if amount is not None:
+                # The other one has no such metric.
+                self._template.telemetry.cost.record(amount, self._metric_attributes, self.context)
+
+    def _publish(self, response: Response) -> float | None:
+        publish(self._data, response)
+        amount = self._template.amount(response)
+        if amount is not None:
+            self._data.attributes.update(_cost_attributes(amount, response))
+        if response.cached:
+            self._data.attributes[MODELFORGE_RESPONSE_CACHED] = True
+        return amount
 
 
 def abandon_open_calls() -> None:
@@ -413,8 +374,16 @@ def error_type(error: BaseException) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _baggage(keys: Sequence[str], context: Context) -> dict[str, AttributeValue]:
-    return {key: str(value) for key in keys if (value := get_baggage(key, context)) is not None}
+def _cost_attributes(amount: float, response: Response) -> dict[str, AttributeValue]:
+    return {
+        GEN_AI_USAGE_COST_AMOUNT: amount,
+        GEN_AI_USAGE_COST_CURRENCY: "USD",
+        GEN_AI_USAGE_COST_SOURCE: "local" if response.cost is None else "provider",
+    }
+
+
+def _llm_result(generations: Sequence[object], llm_output: object) -> LLMResult:
+    return LLMResult.model_construct(generations=[list(generations)], llm_output=llm_output)
 
 
 _USAGE_ATTRIBUTES: Final = (

@@ -11,13 +11,15 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import SpanContext, TracerProvider
 
-from .call import CallTemplate, ModelCall, open_calls
+from .call import Call, EnrichingCall, ModelCall, open_calls
+from .coexistence import enclosing_inference
 from .execution import current_frame
 from .identity import ModelIdentity
 from .otel_utils import Guard
 from .request import requested_model
 from .semconv import OPERATION_CHAT, OPERATION_TEXT_COMPLETION
 from .telemetry import Telemetry, active_telemetry, standalone_telemetry
+from .template import CallTemplate
 
 _START: Final = Guard("starting a model call")
 _END: Final = Guard("ending a model call")
@@ -165,14 +167,20 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             template = self._template = self._template_for(telemetry)
         params: Mapping[str, object] | None = kwargs.get("invocation_params")
         frame = current_frame()
-        call = ModelCall(
-            template.of(operation, requested_model(params)),
-            run_id,
-            prompt=prompt,
-            params=params,
-            metadata=metadata,
-            streaming=frame is not None and frame.streaming,
-        )
+        template = template.of(operation, requested_model(params))
+        enclosing = enclosing_inference(run_id)
+        call: Call
+        if enclosing is not None:
+            call = EnrichingCall(template, run_id, enclosing)
+        else:
+            call = ModelCall(
+                template,
+                run_id,
+                prompt=prompt,
+                params=params,
+                metadata=metadata,
+                streaming=frame is not None and frame.streaming,
+            )
         if frame is not None:
             frame.adopt(call)
 

@@ -12,7 +12,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from opentelemetry.context import Context, attach, detach, get_current
 
-from .call import ModelCall, open_calls
+from .call import Call, open_calls
 from .otel_utils import Guard
 
 P = ParamSpec("P")
@@ -30,9 +30,9 @@ class GenerateFrame:
     streaming: Final = False
 
     def __init__(self) -> None:
-        self._calls: list[ModelCall] = []
+        self._calls: list[Call] = []
 
-    def adopt(self, call: ModelCall) -> None:
+    def adopt(self, call: Call) -> None:
         """Take over a call that has started."""
         self._calls.append(call)
 
@@ -51,9 +51,9 @@ class StreamFrame:
     streaming: Final = True
 
     def __init__(self) -> None:
-        self._call: ModelCall | None = None
+        self._call: Call | None = None
 
-    def adopt(self, call: ModelCall) -> None:
+    def adopt(self, call: Call) -> None:
         """Take over the call that has started, and make its span current for the rest of this step."""
         if self._call is None:
             self._call = call
@@ -188,7 +188,7 @@ def agenerate_with_cache(wrapped: Callable[..., Awaitable[Any]]) -> Callable[...
     return _agenerate_with_cache
 
 
-def _call_of(run_manager: Any) -> ModelCall | None:
+def _call_of(run_manager: Any) -> Call | None:
     # An EnhancedLLM's inner model, or a model without our callback, has no open call.
     return open_calls.get(run_manager.run_id) if run_manager is not None else None
 

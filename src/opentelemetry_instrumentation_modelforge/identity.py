@@ -99,13 +99,16 @@ class ModelIdentity:
 
     def attributes(self) -> dict[str, AttributeValue]:
         """Return the attributes both spans carry."""
+        return self.modelforge_attributes() | self.metric_attributes()
+
+    def modelforge_attributes(self) -> dict[str, AttributeValue]:
+        """Return ModelForge's own part of it."""
         return {
             name: value
             for name, value in (
                 (MODELFORGE_PROVIDER, self.provider),
                 (MODELFORGE_MODEL, self.model),
                 (MODELFORGE_LLM_TYPE, self.llm_type),
-                *self.metric_attributes().items(),
             )
             if value is not None
         }
