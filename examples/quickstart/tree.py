@@ -19,7 +19,7 @@ class Span:
     parent_id: str | None = None
     start_ns: int
     end_ns: int
-    attributes: Mapping[str, object] = field(default_factory=dict)
+    attributes: Mapping[str, object] = field(default_factory=dict[str, object])
     links: Sequence[str] = ()
     """The ids of the spans it is linked to."""
     failed: bool = False
@@ -31,7 +31,7 @@ class Point:
 
     total: float
     count: int | None = None
-    attributes: Mapping[str, object] = field(default_factory=dict)
+    attributes: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 @dataclass(frozen=True, kw_only=True)

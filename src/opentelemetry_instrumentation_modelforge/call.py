@@ -68,11 +68,12 @@ class Call(ABC):
 
     __slots__ = ("_run_id", "_template", "context")
 
-    def __init__(self, template: CallTemplate, run_id: UUID, context: Context) -> None:
+    def __init__(self, template: CallTemplate, run_id: UUID, context: Context | None) -> None:
         self._template = template
         self._run_id = run_id
-        self.context: Context = context
-        """Current while the provider works, and what metrics are recorded in, so that exemplars lead to the trace."""
+        self.context: Context | None = context
+        """Current while the provider works, and what metrics are recorded in, so that exemplars lead to the trace.
+        None where another instrumentation sees to that."""
         open_calls[run_id] = self
 
     def end(self, generations: Sequence[object], llm_output: object, result: LLMResult | None = None) -> None:
@@ -297,17 +298,15 @@ class ModelCall(Call):
 
 
 class EnrichingCall(Call):
-    """A call that another GenAI instrumentation already has a span for: it adds what only ModelForge knows."""
+    """A call that another GenAI instrumentation has a span for: it adds what only ModelForge knows."""
 
-    __slots__ = ("_data", "_metric_attributes")
+    __slots__ = ("_caller", "_enclosing")
 
     def __init__(self, template: CallTemplate, run_id: UUID, enclosing: Enclosing) -> None:
-        super().__init__(template, run_id, enclosing.context)
-        self._data = enclosing.data
-        self._metric_attributes = template.metric_attributes_in(enclosing.context)
-        self._data.attributes.update(template.identity.modelforge_attributes())
-        self._data.attributes.update(template.telemetry.configuration.attributes)
-        self._data.attributes.update(template.baggage_attributes(enclosing.context))
+        super().__init__(template, run_id, None)
+        self._enclosing = enclosing
+        self._caller = get_current()
+        self._publish(_UNREAD)
 
     def chunk(self, chunk: object) -> None:
         """Take a stream's usage from the chunk that has it."""
@@ -330,15 +329,21 @@ class EnrichingCall(Call):
             amount = self._publish(response)
             if amount is not None:
                 # The other one has no such metric.
-                self._template.telemetry.cost.record(amount, self._metric_attributes, self.context)
+                attributes = self._template.metric_attributes_in(self._caller)
+                self._template.telemetry.cost.record(amount, attributes, self._caller)
 
     def _publish(self, response: Response) -> float | None:
-        publish(self._data, response)
+        """Report what is known by now, and return what the call cost."""
         amount = self._template.amount(response)
-        if amount is not None:
-            self._data.attributes.update(_cost_attributes(amount, response))
-        if response.cached:
-            self._data.attributes[MODELFORGE_RESPONSE_CACHED] = True
+        data = self._enclosing.data()
+        if data is not None:
+            publish(data, response)
+            data.attributes.update(self._template.modelforge_attributes)
+            data.attributes.update(self._template.baggage_attributes(self._caller))
+            if amount is not None:
+                data.attributes.update(_cost_attributes(amount, response))
+            if response.cached:
+                data.attributes[MODELFORGE_RESPONSE_CACHED] = True
         return amount
 
 

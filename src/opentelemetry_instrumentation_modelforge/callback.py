@@ -168,7 +168,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         params: Mapping[str, object] | None = kwargs.get("invocation_params")
         frame = current_frame()
         template = template.of(operation, requested_model(params))
-        enclosing = enclosing_inference(run_id)
+        enclosing = enclosing_inference(operation, run_id)
         call: Call
         if enclosing is not None:
             call = EnrichingCall(template, run_id, enclosing)

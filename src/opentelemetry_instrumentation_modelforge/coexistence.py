@@ -5,16 +5,16 @@ and an inner one that finds it records nothing and adds to it what it knows. So 
 client is silent below a ModelForge call, and a ModelForge call is silent below the official LangChain instrumentation.
 """
 
-from dataclasses import dataclass
 from sys import modules
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 from opentelemetry.context import Context, get_current
-from opentelemetry.util.genai.invocation import CLIENT_INFERENCE_CONTEXT_KEY, InferenceData
+from opentelemetry.util.genai.invocation import CLIENT_INFERENCE_CONTEXT_KEY, GenAIInvocation, InferenceData
 
 from .otel_utils import Guard
 from .response import Response, Usage
+from .semconv import OPERATION_CHAT
 
 # What OpenLLMetry's instrumentations of the providers' clients honour.
 _OPENLLMETRY_KEY: Final = "suppress_language_model_instrumentation"
@@ -49,12 +49,30 @@ class Enclosed(InferenceData):
             )
 
 
-@dataclass(frozen=True, slots=True)
 class Enclosing:
     """The inference of another instrumentation that a call belongs to."""
 
-    data: InferenceData
-    context: Context
+    __slots__ = ("_data", "_invocations", "_run_id")
+
+    def __init__(self, run_id: UUID, data: InferenceData | None, invocations: "_Invocations | None" = None) -> None:
+        self._run_id = run_id
+        self._data = data
+        self._invocations = invocations
+
+    def data(self) -> InferenceData | None:
+        """Return where to report to, or None if the other instrumentation has not begun yet."""
+        if self._data is None and self._invocations is not None:
+            with _ENCLOSING:
+                invocation = self._invocations.get_invocation(self._run_id)
+                found = invocation and invocation.context.get(CLIENT_INFERENCE_CONTEXT_KEY)
+                self._data = found if isinstance(found, InferenceData) else None
+        return self._data
+
+
+class _Invocations(Protocol):
+    """The part of the official LangChain instrumentation that knows its open spans."""
+
+    def get_invocation(self, run_id: UUID) -> GenAIInvocation | None: ...
 
 
 def enclosing_context(context: Context, enclosed: Enclosed) -> Context:
@@ -62,18 +80,26 @@ def enclosing_context(context: Context, enclosed: Enclosed) -> Context:
     return Context({**context, CLIENT_INFERENCE_CONTEXT_KEY: enclosed, _OPENLLMETRY_KEY: True})
 
 
-def enclosing_inference(run_id: UUID) -> Enclosing | None:
-    """Return the inference that another instrumentation has begun for this run or around it."""
-    context = get_current()
-    if (module := modules.get(_LANGCHAIN_MODULE)) is not None:
-        with _ENCLOSING:
-            # It has no public way to ask. Its handler is the first on every run, and has its span already.
-            handler = module.LangChainInstrumentor()._callback_handler
-            invocation = handler and handler._invocation_manager.get_invocation(run_id)
-            context = invocation.context if invocation else context
-    data = context.get(CLIENT_INFERENCE_CONTEXT_KEY)
+def enclosing_inference(operation: str, run_id: UUID) -> Enclosing | None:
+    """Return the inference that another instrumentation has for this run, or None if the run is ours to describe."""
+    data = get_current().get(CLIENT_INFERENCE_CONTEXT_KEY)
     # Not within another call of ours: a model that calls a model makes two calls.
-    return Enclosing(data, context) if isinstance(data, InferenceData) and not isinstance(data, Enclosed) else None
+    if isinstance(data, InferenceData) and not isinstance(data, Enclosed):
+        return Enclosing(run_id, data)
+    if operation == OPERATION_CHAT and (invocations := _langchain_invocations()) is not None:
+        # It hears of every chat model's run, before us in a synchronous one and after us in an asynchronous one.
+        return Enclosing(run_id, None, invocations)
+    return None
+
+
+def _langchain_invocations() -> _Invocations | None:
+    if (module := modules.get(_LANGCHAIN_MODULE)) is None:
+        return None
+    with _ENCLOSING:
+        # It has no public way to ask.
+        handler = module.LangChainInstrumentor()._callback_handler
+        return handler._invocation_manager if handler is not None else None
+    return None
 
 
 def publish(data: InferenceData, response: Response) -> None:

@@ -57,13 +57,13 @@ class StreamFrame:
         """Take over the call that has started, and make its span current for the rest of this step."""
         if self._call is None:
             self._call = call
-            # Not detached: the step, in whose frame this runs, restores what was current before it.
-            attach(call.context)
+            if call.context is not None:
+                # Not detached: the step, in whose frame this runs, restores what was current before it.
+                attach(call.context)
 
     def enter(self) -> "Entry":
         """Begin a step: what the provider does in it belongs to the call."""
-        call = self._call
-        return _enter(self, call.context if call is not None else get_current())
+        return _enter(self, self._call)
 
     def fail(self, error: BaseException) -> None:
         """End the call that LangChain leaves open when ``error`` passes."""
@@ -89,8 +89,9 @@ def current_frame() -> Frame | None:
     return _frame.get()
 
 
-def _enter(frame: Frame | None, context: Context) -> Entry:
-    return _frame.set(frame), attach(context)
+def _enter(frame: Frame | None, call: Call | None) -> Entry:
+    context = call.context if call is not None else None
+    return _frame.set(frame), attach(context if context is not None else get_current())
 
 
 def _leave(entry: Entry) -> None:
@@ -156,7 +157,7 @@ def generate_with_cache(wrapped: Callable[..., Any]) -> Callable[..., Any]:
         call = _call_of(kwargs.get("run_manager"))
         if call is None:
             return wrapped(*args, **kwargs)
-        entry = _enter(None, call.context)
+        entry = _enter(None, call)
         try:
             result = wrapped(*args, **kwargs)
         finally:
@@ -176,7 +177,7 @@ def agenerate_with_cache(wrapped: Callable[..., Awaitable[Any]]) -> Callable[...
         call = _call_of(kwargs.get("run_manager"))
         if call is None:
             return await wrapped(*args, **kwargs)
-        entry = _enter(None, call.context)
+        entry = _enter(None, call)
         try:
             result = await wrapped(*args, **kwargs)
         finally:

@@ -32,6 +32,7 @@ class CallTemplate:
         "identity",
         "links",
         "metric_attributes",
+        "modelforge_attributes",
         "operation",
         "pricing",
         "rates",
@@ -56,10 +57,14 @@ class CallTemplate:
         self.operation = operation
         self.links = [Link(created_by)] if created_by is not None and created_by.is_valid else None
         self.span_name = f"{operation} {identity.api_model}" if configuration.span_names == "semconv" else SPAN_INVOKE
-        self.attributes: dict[str, AttributeValue] = {
+        self.modelforge_attributes: dict[str, AttributeValue] = {
             **configuration.attributes,
+            **identity.modelforge_attributes(),
+        }
+        self.attributes: dict[str, AttributeValue] = {
+            **self.modelforge_attributes,
             gen_ai.GEN_AI_OPERATION_NAME: operation,
-            **identity.attributes(),
+            **identity.metric_attributes(),
         }
         self.metric_attributes: dict[str, AttributeValue] = {
             **configuration.metric_attributes,
