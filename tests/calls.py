@@ -23,7 +23,7 @@ MODELS = {
 }
 """A model of each of ModelForge's four types of provider."""
 
-TIMEOUT = 20
+TIMEOUT = 5
 """Seconds to wait for what happens at once, unless the test is about to fail."""
 
 
@@ -107,7 +107,9 @@ class EchoModel(BaseChatModel):
     def _llm_type(self) -> str:
         return "echo"
 
-    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kw: Any) -> ChatResult:
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kw: Any
+    ) -> ChatResult:
         if self.error is not None:
             raise self.error
         return ChatResult(generations=[ChatGeneration(message=AIMessage(messages[-1].content))])

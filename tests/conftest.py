@@ -183,8 +183,10 @@ def get_llm(
     **options: Any,
 ) -> BaseChatModel:
     """Call `registry.get_llm`, saying whether it is to be enhanced where that can be said: not in ModelForge 2.0."""
-    if enhanced or "enhanced" in inspect.signature(registry.get_llm).parameters:
+    if "enhanced" in inspect.signature(registry.get_llm).parameters:
         options["enhanced"] = enhanced
+    elif enhanced:
+        pytest.skip("ModelForge 2.0 has no EnhancedLLM")
     return registry.get_llm(provider, model, **options)
 
 
@@ -314,11 +316,12 @@ def instrumented(instrument: Callable[..., Telemetry]) -> Telemetry:
 
 
 def _http_instrumentors() -> Iterator[Any]:
-    """Those installed. The models of OpenAI use httpx, of GitHub Copilot requests, of Ollama requests and aiohttp."""
+    """Those installed. OpenAI uses httpx, GitHub Copilot requests, Ollama requests and aiohttp, Google gRPC."""
     for library, name in (
         ("httpx", "HTTPXClientInstrumentor"),
         ("requests", "RequestsInstrumentor"),
         ("aiohttp_client", "AioHttpClientInstrumentor"),
+        ("grpc", "GrpcAioInstrumentorClient"),
     ):
         with contextlib.suppress(ModuleNotFoundError):
             yield getattr(importlib.import_module(f"opentelemetry.instrumentation.{library}"), name)()
@@ -332,10 +335,11 @@ def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Call it with arguments for Python, and environment variables, to start one that has imported nothing yet."""
 
     def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, sys.path))), **environment},
+            env={**os.environ, "PYTHONPATH": path, **environment},
             capture_output=True,
             text=True,
             timeout=120,

@@ -66,12 +66,12 @@ def test_a_callback_given_by_hand_makes_a_span_of_every_call(
     assert span.parent is not None
     assert span.parent.span_id == request.get_span_context().span_id
     attributes = span.attributes or {}
-    assert {key: value for key, value in attributes.items() if "usage" not in key} == {
+    # The oldest langchain-openai hands on no id.
+    assert {key: value for key, value in attributes.items() if "usage" not in key and key != "gen_ai.response.id"} == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "gpt-4o-mini",
         "gen_ai.response.finish_reasons": ("stop",),
-        "gen_ai.response.id": "chatcmpl-AbCdEfGhIjKlMnOpQrStUvWx",
         "gen_ai.response.model": "gpt-4o-mini-2024-07-18",
         "modelforge.model": "gpt-4o-mini",
         "modelforge.outcome": "completed",

@@ -78,6 +78,9 @@ def aecho(instrumented: Telemetry) -> AsyncEchoModel:
 
 def observed(provider: str, *, asynchronous: bool) -> bool:
     """Say whether an instrumentation of the provider's client is installed."""
+    if provider == "google" and not asynchronous:
+        # gRPC's own loses the spans of Google's synchronous client, and its context in a stream.
+        return False
     client = {"openai": "httpx", "google": "grpc", "github_copilot": "requests"}.get(
         provider, "aiohttp_client" if asynchronous else "requests"
     )
@@ -201,16 +204,12 @@ def test_each_of_several_prompts_is_a_call_with_its_own_request(
     calls = model_spans(spans)
     assert {parent_of(span) for span in calls} == {caller.get_span_context().span_id}
     assert len(calls) == len(texts)
-    if provider != "github_copilot":
-        # Copilot's client does not say which model answered.
-        assert sorted(span.attributes["gen_ai.response.model"] for span in calls) == sorted(texts)
+    assert sorted(span.attributes["gen_ai.response.model"] for span in calls) == sorted(texts)
     if observed(provider, asynchronous=entry.startswith("a")):
         assert [len(children_of(span, spans)) for span in calls] == [1, 1, 1]
 
 
-def test_a_second_try_is_a_second_call(
-    instrumented: Telemetry, llm: Any, provider_server: ProviderServer
-) -> None:
+def test_a_second_try_is_a_second_call(instrumented: Telemetry, llm: Any, provider_server: ProviderServer) -> None:
     replies = iter([Reply(status=500), Reply()])
     provider_server.reply = lambda body: next(replies)
     with instrumented.tracer.start_as_current_span("caller") as caller:
@@ -369,7 +368,9 @@ def test_a_stream_another_instrumentation_has_wrapped_in_an_iterator_still_works
     instrument: Callable[..., Telemetry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = BaseChatModel.stream
-    monkeypatch.setattr(BaseChatModel, "stream", lambda self, *args, **kwargs: iter(list(original(self, *args, **kwargs))))
+    monkeypatch.setattr(
+        BaseChatModel, "stream", lambda self, *args, **kwargs: iter(list(original(self, *args, **kwargs)))
+    )
     instrument()
     assert len(list(EchoModel().stream("Hi"))) == 3
     assert len(list(EchoModel(callbacks=[OpenTelemetryCallback("echo", "echo")]).stream("Hi"))) == 3
@@ -412,6 +413,24 @@ def test_a_stream_left_early_is_closed_and_no_error(
     assert "exception" not in [event.name for event in span.events]
 
 
+def test_a_dropped_stream_is_closed_though_a_step_of_it_left_its_context_behind(
+    instrumented: Telemetry, echo: EchoModel
+) -> None:
+    """As a thread, a timer or a task of the provider's client does."""
+    contexts: list[contextvars.Context] = []
+
+    class Handler(BaseCallbackHandler):
+        def on_llm_new_token(self, token: str, **kwargs: Any) -> None:
+            contexts.append(contextvars.copy_context())
+
+    stream = echo.stream("Hi", config={"callbacks": [Handler()]})
+    next(stream)
+    assert len(contexts) == 1
+    del stream
+    gc.collect()
+    assert outcome(instrumented) == "closed"
+
+
 def test_a_chain_left_early_is_drained_by_langchain(instrumented: Telemetry, llm: Any) -> None:
     stream = chain(llm).stream({"topic": "bears"})
     next(stream)
@@ -449,8 +468,9 @@ def test_an_async_stream_left_early_is_closed_and_no_error(
         del stream
         gc.collect()
         if way == "drop":
-            while open_calls:
-                await asyncio.sleep(0)
+            async with asyncio.timeout(TIMEOUT):
+                while open_calls:
+                    await asyncio.sleep(0)
         assert get_current() is before
 
     asyncio.run(main())
@@ -460,7 +480,11 @@ def test_an_async_stream_left_early_is_closed_and_no_error(
     assert "asynchronous generator" not in caplog.text
 
 
-def test_an_async_stream_that_outlives_its_loop_is_abandoned(instrumented: Telemetry, aecho: AsyncEchoModel) -> None:
+def test_an_async_stream_that_outlives_its_loop_is_closed_when_dropped(
+    instrumented: Telemetry, aecho: AsyncEchoModel
+) -> None:
+    instrumented: Telemetry, aecho: AsyncEchoModel
+) -> None:
     async def begin() -> Any:
         stream = aecho.astream("Hi")
         await anext(stream)
@@ -475,7 +499,7 @@ def test_an_async_stream_that_outlives_its_loop_is_abandoned(instrumented: Telem
     gc.collect()
     assert get_current() is before
     span = instrumented.span(MODEL_SPAN)
-    assert span.attributes["modelforge.outcome"] == "abandoned"
+    assert span.attributes["modelforge.outcome"] == "closed"
     assert span.status.status_code is StatusCode.UNSET
 
 
@@ -774,8 +798,8 @@ def test_a_call_ends_when_it_fails_though_others_of_its_batch_still_run(
     async def main() -> None:
         task = asyncio.create_task(llm.agenerate([[HumanMessage("hold")], [HumanMessage("fail")]]))
         assert await asyncio.to_thread(provider_server.held.wait, TIMEOUT)
-        async with asyncio.timeout(2):
-            while len(open_calls) > 1:  # noqa: ASYNC110 - nothing tells when the provider's client is done.
+        async with asyncio.timeout(TIMEOUT):
+            while len(open_calls) > 1:
                 await asyncio.sleep(0.005)
         provider_server.release.set()
         with pytest.raises(Exception, match="500"):
@@ -963,9 +987,7 @@ def test_many_tasks_at_once_each_have_their_call(instrumented: Telemetry, llm: A
     check_many(instrumented)
 
 
-def test_uninstrumenting_in_the_middle_of_a_stream_still_ends_its_call(
-    instrumented: Telemetry, llm: Any
-) -> None:
+def test_uninstrumenting_in_the_middle_of_a_stream_still_ends_its_call(instrumented: Telemetry, llm: Any) -> None:
     from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
 
     stream: Iterator[Any] = llm.stream("Hi")

@@ -6,6 +6,7 @@ import pickle
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,7 +125,7 @@ def test_what_is_unknown_has_no_attribute() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"root_client": SimpleNamespace(base_url="http://client:1/v1/")},
+        {"root_client": SimpleNamespace(base_url=httpx.URL("http://client:1/v1/"))},
         {"base_url": "http://client:1"},
         {"client": "http://client:1/chat/completions"},
         {"client": SimpleNamespace(transport=SimpleNamespace(host="client:1"))},

@@ -357,6 +357,9 @@ def test_a_mock_passes_through_untouched(
     assert [record for record in caplog.records if record.name.startswith("opentelemetry")] == []
 
 
+@pytest.mark.skipif(
+    "enhanced" not in inspect.signature(ModelForgeRegistry.get_llm).parameters, reason="ModelForge 2.0 warns of nothing"
+)
 def test_the_future_warning_is_raised_once_and_at_the_callers_line(
     registry: ModelForgeRegistry, instrumented: Telemetry
 ) -> None:
@@ -592,11 +595,14 @@ def test_the_wrappers_are_introspected_as_what_they_wrap(registry: ModelForgeReg
 def test_a_configuration_of_a_strange_shape_does_not_stop_get_llm(
     registry: ModelForgeRegistry, instrumented: Telemetry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = ("openai", "gpt-4o-mini", mock.MagicMock(), {})
+    strange = mock.MagicMock()
+    strange.get.side_effect = {"llm_type": "openai_compatible", "base_url": object()}.get
     fake = mock.MagicMock()
     with (
-        mock.patch.object(registry, "_create_base_llm", return_value=fake),
-        mock.patch.object(ModelForgeRegistry, "_get_model_config", return_value=config),
+        mock.patch.object(registry_module, "ChatOpenAI", return_value=fake),
+        mock.patch.object(registry_module.auth, "get_credentials", return_value={"api_key": OPENAI_KEY}),
+        mock.patch.dict(registry._config["providers"], openai=strange),
+        mock.patch.object(ModelForgeRegistry, "_get_model_config", return_value=("openai", "fast", strange, strange)),
     ):
         assert get_llm(registry) is fake
     span_of(instrumented)

@@ -1,4 +1,4 @@
-"""OpenTelemetry instrumentation for `ModelForge <https://pypi.org/project/model-forge-llm/>`_.
+"""OpenTelemetry instrumentation for `ModelForge <https://github.com/smiao-icims/model-forge>`_.
 
 Every ``get_llm`` and every call of a model it returns becomes a span, with tokens, cost and errors, under whatever
 span is current where it is made, and is counted in the metrics of the GenAI semantic conventions.

@@ -159,15 +159,19 @@ class ModelCall(Call):
         self._started = perf_counter()
         self._enclosed = Enclosed()
         super().__init__(template, run_id, enclosing_context(set_span_in_context(self.span, caller), self._enclosed))
-        if self.span.is_recording():
-            with _REQUEST:
-                if requested := request_attributes(params, metadata):
-                    self.span.set_attributes(requested)
+        with _REQUEST:
+            if self.span.is_recording() and (requested := request_attributes(params, metadata)):
+                self.span.set_attributes(requested)
         if streaming:
             self._open_stream()
         if configuration.request_hook is not None:
-            with _REQUEST_HOOK:
-                configuration.request_hook(self.span, list(prompt), dict(params or {}))  # pyright: ignore[reportArgumentType]
+            try:
+                with _REQUEST_HOOK:
+                    configuration.request_hook(self.span, list(prompt), dict(params or {}))  # pyright: ignore[reportArgumentType]
+            except BaseException as error:
+                # An interrupt, and no frame knows of this call yet.
+                self.fail(error)
+                raise
 
     def chunk(self, chunk: object) -> None:
         """Count one chunk: when it came, and that it came."""
@@ -183,9 +187,11 @@ class ModelCall(Call):
                 if events == "all":
                     self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: self._chunks})
             else:
-                self._first_chunk = now
                 if not self._streaming:
+                    if _is_internal(chunk):
+                        return
                     self._open_stream()
+                self._first_chunk = now
                 telemetry.time_to_first_chunk.record(now - self._started, self._metric_attributes, self.context)
                 if events != "off":
                     self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: 0})
@@ -216,11 +222,12 @@ class ModelCall(Call):
             amount = self._template.amount(response)
         with _METRICS:
             self._record_metrics(duration, response, amount, error)
-        if self.span.is_recording():
-            if error is not None:
-                with _ERROR:
+        if error is not None:
+            with _ERROR:
+                if self.span.is_recording():
                     record_error(self.span, error, self._template.identity.secrets)
-            with _SPAN:
+        with _SPAN:
+            if self.span.is_recording():
                 self.span.set_attributes(self._outcome_attributes(outcome, generations, response, amount))
         response_hook = self._template.telemetry.configuration.response_hook
         if response_hook is not None and outcome == "completed":
@@ -361,7 +368,11 @@ def record_error(span: Span, error: BaseException, secrets: Sequence[str]) -> No
     span.set_status(StatusCode.ERROR)
     kind = error_type(error)
     span.set_attribute(error_attributes.ERROR_TYPE, kind)
-    message = without_credentials(str(error), secrets)
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - in the words of the traceback module, which meets the same below.
+        text = "<exception str() failed>"
+    message = without_credentials(text, secrets)
     span.set_status(StatusCode.ERROR, message)
     span.add_event(
         "exception",
@@ -377,6 +388,15 @@ def error_type(error: BaseException) -> str:
     """Return the exception's fully qualified class name, as the conventions' ``error.type`` wants it."""
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_internal(chunk: object) -> bool:
+    """Return whether nobody but the model's own class sees a chunk: ``ChatOllama`` streams an ``invoke``, too.
+
+    LangChain gives a chunk that it hands on an id before it tells the callbacks.
+    """
+    message = getattr(chunk, "message", None)
+    return message is not None and message.id is None
 
 
 def _cost_attributes(amount: float, response: Response) -> dict[str, AttributeValue]:
@@ -412,8 +432,11 @@ def _estimated_tokens(texts: Sequence[object]) -> int | None:
 
 
 def _text_length(item: object) -> int:
-    """Return the characters in a plain prompt, a message, or a generation with a message."""
-    content = item if isinstance(item, str) else getattr(getattr(item, "message", item), "content", None)
+    """Return the characters in a plain prompt, a message, or a generation with or without a message."""
+    content = item
+    if not isinstance(item, str):
+        message = getattr(item, "message", item)
+        content = getattr(message, "content", getattr(message, "text", None))
     if isinstance(content, list):
         return sum(_text_length(part) for part in cast("list[object]", content))
     if isinstance(item, dict):

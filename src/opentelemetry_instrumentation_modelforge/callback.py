@@ -35,7 +35,8 @@ class OpenTelemetryCallback(BaseCallbackHandler):
 
     One instance serves any number of calls at once, and may be given twice, or to a model that has one already: a call
     has one span all the same. A copy of a model shares it; a pickle holds the model's names only and finds its
-    providers anew.
+    providers anew. Without patches LangChain tells it nothing of an ``ainvoke`` that is cancelled: that call stays open
+    until the process ends.
 
     :param provider: ModelForge's name of the provider.
     :param model: ModelForge's alias of the model.
@@ -199,6 +200,15 @@ class OpenTelemetryCallback(BaseCallbackHandler):
 
     def _template_for(self, telemetry: Telemetry) -> CallTemplate:
         return CallTemplate(telemetry, self._identity, created_by=self._created_by, pricing=self._pricing)
+
+    def __eq__(self, other: object) -> bool:
+        # Two models that differ in nothing else are equal, as they are uninstrumented.
+        if not (isinstance(other, OpenTelemetryCallback) and self.injected and other.injected):
+            return self is other
+        return self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity) if self.injected else id(self)
 
     def __copy__(self) -> Self:
         return self

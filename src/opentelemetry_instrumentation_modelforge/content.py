@@ -1,14 +1,16 @@
 """What was said in a call: LangChain's messages as the message parts of the GenAI conventions.
 
-The JSON schemas are ``gen-ai-input-messages.json``, ``gen-ai-output-messages.json``, ``gen-ai-system-instructions.json``
-and ``gen-ai-tool-definitions.json`` of the conventions; ``opentelemetry.util.genai.types`` has them as classes. What a
-provider sends that has no part there is left out.
+The conventions' JSON schemas are ``gen-ai-input-messages.json``, ``gen-ai-output-messages.json``,
+``gen-ai-system-instructions.json`` and ``gen-ai-tool-definitions.json``; ``opentelemetry.util.genai.types`` has them as
+classes. What a provider sends that has no part there is left out.
 """
 
 import json
 import os
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -59,7 +61,7 @@ from opentelemetry.util.types import AnyValue
 
 from .config import Redact
 from .otel_utils import Guard
-from .redaction import without_credentials
+from .redaction import REDACTED, without_credentials
 
 _logger = getLogger(__name__)
 
@@ -102,7 +104,7 @@ class ContentCapture:
         """
         mode = get_content_capturing_mode()
         emit_event = _emits_event(mode)
-        hook = completion_hook or load_completion_hook()
+        hook = load_completion_hook() if completion_hook is None else completion_hook
         return cls(
             on_span=mode in _ON_SPAN,
             on_event=emit_event and mode in _ON_EVENT,
@@ -176,7 +178,7 @@ class Content:
     tool_definitions: list[ToolDefinition] = field(default_factory=list[ToolDefinition])
 
     @cached_property
-    def _attributes(self) -> dict[str, list[AnyValue]]:
+    def _attributes(self) -> dict[str, AnyValue]:
         content: dict[str, Sequence[InputMessage | OutputMessage | MessagePart | ToolDefinition]] = {
             gen_ai.GEN_AI_SYSTEM_INSTRUCTIONS: self.system_instructions,
             gen_ai.GEN_AI_INPUT_MESSAGES: self.input_messages,
@@ -184,7 +186,7 @@ class Content:
             gen_ai.GEN_AI_TOOL_DEFINITIONS: self.tool_definitions,
         }
         return {
-            name: [asdict(item, dict_factory=_with_base64) for item in items]
+            name: cast("AnyValue", [asdict(item, dict_factory=_with_base64) for item in items])
             for name, items in content.items()
             if items
         }
@@ -237,7 +239,7 @@ class _Writer:
         length = len(data) if isinstance(data, str) else (len(data) + 2) // 3 * 4
         if length <= self._limit:
             content = (decode_base64(data) or b"") if isinstance(data, str) else data
-        return BlobPart(self.identifier(mime_type), modality, content)
+        return BlobPart(mime_type, modality, content)
 
     def _clean(self, text: str) -> str:
         text = without_credentials(_encodable(text), self._secrets)
@@ -259,7 +261,8 @@ class _Writer:
                 if budget.left <= 0:
                     break
                 if name := budget.take(self._clean(key)):
-                    members[name] = self._structure(member, budget)
+                    secret = isinstance(member, str) and _is_named_secret(key)
+                    members[name] = budget.take(REDACTED) if secret else self._structure(member, budget)
             return members
         if isinstance(value, Sequence):
             items: list[AnyValue] = []
@@ -289,6 +292,11 @@ class _Budget:
         return text
 
 
+def _is_named_secret(name: str) -> bool:
+    # In a text the name and the secret stand side by side; in a structure only the name tells.
+    return without_credentials(f"{name}=x").endswith(REDACTED)
+
+
 def _cut(text: str, limit: float) -> str:
     if len(text) <= limit:
         return text
@@ -311,10 +319,10 @@ class _RedactError(Exception):
 
 def _redacted(redact: Redact, text: str) -> str:
     try:
-        redacted: object = redact(text)
-    except Exception as error:
+        redacted = redact(text)
+    except Exception as error:  # noqa: BLE001 - the user's function may raise anything.
         raise _RedactError(f"redact raised {type(error).__qualname__}").with_traceback(error.__traceback__) from None
-    if not isinstance(redacted, str):
+    if not isinstance(redacted, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _RedactError(f"redact returned a {type(redacted).__qualname__}, expected a str")
     return redacted
 
@@ -334,8 +342,6 @@ def _first(fields: Mapping[str, object], *names: str) -> str | None:
     """Return the first of these fields that has a text."""
     return next((value for name in names if isinstance(value := fields.get(name), str) and value), None)
 
-
-# --- Messages ---------------------------------------------------------------------------------------------------------
 
 _ROLES: Final = (
     (AIMessage, "assistant"),
@@ -365,9 +371,12 @@ def _message_parts(writer: _Writer, message: object) -> list[MessagePart]:
 
 
 def _tool_response(writer: _Writer, content: object, call: object) -> ToolCallResponsePart:
-    """Return a tool's result: its text or, since it may hold images, its parts."""
-    response: object = _parts(writer, content) if isinstance(content, list) else writer.structure(content)
-    return ToolCallResponsePart(response, writer.identifier(call))
+    """Return a tool's result: its parts, which may be images, or where these are not all known, what it is."""
+    blocks = _items(content)
+    parts = _parts(writer, blocks)
+    return ToolCallResponsePart(
+        parts if parts and len(parts) == len(blocks) else writer.structure(content), writer.identifier(call)
+    )
 
 
 def _answer_parts(writer: _Writer, message: AIMessage, content: object) -> list[MessagePart]:
@@ -399,10 +408,8 @@ def _answer_parts(writer: _Writer, message: AIMessage, content: object) -> list[
 def _tool_call(writer: _Writer, name: object, arguments: object, identifier: object) -> ToolCallRequestPart:
     if isinstance(arguments, str):
         # LangChain could not read it either, or has not tried.
-        try:
+        with suppress(ValueError, RecursionError):
             arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            pass
     return ToolCallRequestPart(
         arguments=writer.structure(arguments),
         name=writer.text(name) if isinstance(name, str) else "",
@@ -424,9 +431,6 @@ def _output_message(writer: _Writer, generation: object) -> OutputMessage:
         finish_reason=writer.identifier(_first(said, "finish_reason", "done_reason", "stop_reason")),
         name=_name(writer, message),
     )
-
-
-# --- Content blocks ---------------------------------------------------------------------------------------------------
 
 
 def _blocks(content: object) -> Sequence[object]:
@@ -524,7 +528,7 @@ def _code_execution(writer: _Writer, block: Mapping[str, object]) -> Iterator[Me
 def _image_generation(writer: _Writer, block: Mapping[str, object]) -> Iterator[MessagePart]:
     yield from _server_tool_call(writer, {key: value for key, value in block.items() if key != "result"})
     if image := _first(block, "result"):
-        yield writer.blob(image, f"image/{_first(block, 'output_format') or 'png'}", "image")
+        yield writer.blob(image, _mime_type(f"image/{_first(block, 'output_format') or 'png'}"), "image")
 
 
 def _server_tool_result(writer: _Writer, block: Mapping[str, object]) -> Iterator[MessagePart]:
@@ -556,14 +560,14 @@ def _media(writer: _Writer, block: Mapping[str, object]) -> Iterator[MessagePart
     nested = block.get(kind) or block.get("image_url") or block.get("source")
     inner = {"url": nested} if isinstance(nested, str) else _mapping(nested)
     fields = {**block, **inner}
-    if "text" in (kind.removesuffix("-plain"), block.get("source_type"), inner.get("type")):
-        if text := _first(fields, "text", "data"):
-            yield TextPart(writer.text(text))
-            return
-    mime_type = _first(fields, "mime_type", "media_type")
+    is_text = "text" in (kind.removesuffix("-plain"), block.get("source_type"), inner.get("type"))
+    if is_text and (text := _first(fields, "text", "data")):
+        yield TextPart(writer.text(text))
+        return
+    mime_type = _mime_type(_first(fields, "mime_type", "media_type"))
     modality = _MODALITIES[kind]
     if mime_type is None and modality is not None and (format_ := _first(fields, "format")):
-        mime_type = f"{modality}/{format_}"
+        mime_type = _mime_type(f"{modality}/{format_}")
     if modality is None:
         family = (mime_type or "").partition("/")[0]
         modality = family if family in ("image", "audio", "video") else "document"
@@ -578,9 +582,18 @@ def _media(writer: _Writer, block: Mapping[str, object]) -> Iterator[MessagePart
         if _is_data_url(url) or (":" not in url and decode_base64(url)):
             yield _inline(writer, url, mime_type, modality)
         else:
-            yield UriPart(writer.identifier(mime_type), modality, writer.text(url))
+            yield UriPart(mime_type, modality, writer.text(url))
     elif file_id := writer.identifier(_first(fields, "file_id", "id")):
-        yield FilePart(writer.identifier(mime_type), modality, file_id)
+        yield FilePart(mime_type, modality, file_id)
+
+
+# Nothing else is let through: it is the one field that is written as it comes.
+_MIME_TYPE: Final = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}(?=$|;)", re.ASCII)
+
+
+def _mime_type(text: str | None) -> str | None:
+    match = _MIME_TYPE.match(text or "")
+    return match[0] if match else None
 
 
 def _is_data_url(text: str) -> bool:
@@ -590,7 +603,7 @@ def _is_data_url(text: str) -> bool:
 def _inline(writer: _Writer, data: str | bytes, mime_type: str | None, modality: str) -> BlobPart:
     if isinstance(data, str) and _is_data_url(data):
         header, _, payload = data[5:].partition(",")
-        mime_type = header.partition(";")[0] or mime_type
+        mime_type = _mime_type(header) or mime_type
         data = payload if ";base64" in header.lower() else unquote_to_bytes(payload)
     return writer.blob(data, mime_type, modality)
 
@@ -631,9 +644,6 @@ _BLOCKS: Final[Mapping[str, Callable[[_Writer, Mapping[str, object]], Iterator[M
 }
 
 
-# --- Tool definitions -------------------------------------------------------------------------------------------------
-
-
 def _tool_definitions(writer: _Writer, tool: Mapping[str, object]) -> Iterator[ToolDefinition]:
     """Convert OpenAI's tool, a flat function of its Responses API or old ``functions``, or Google's set of tools."""
     kind = tool.get("type", "function")
@@ -646,9 +656,8 @@ def _tool_definitions(writer: _Writer, tool: Mapping[str, object]) -> Iterator[T
     else:
         for name, value in tool.items():
             if name == "function_declarations":
-                for declaration in _items(value):
-                    yield _function(writer, _mapping(declaration))
-            elif value is not None:
+                yield from (_function(writer, _mapping(declaration)) for declaration in _items(value))
+            elif isinstance(value, Mapping):
                 yield GenericToolDefinition(writer.text(name), writer.text(name))
 
 

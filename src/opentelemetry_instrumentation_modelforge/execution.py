@@ -5,12 +5,13 @@ the other cannot detach; and a cancellation, an interrupt or a dropped stream ma
 frame that runs a model attaches and detaches by itself, and ends the calls it started if it is left by an exception.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, Token
 from functools import wraps
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from opentelemetry.context import Context, attach, detach, get_current
+from wrapt import ObjectProxy
 
 from .call import Call, open_calls
 from .otel_utils import Guard
@@ -44,38 +45,134 @@ class GenerateFrame:
 
 
 class StreamFrame:
-    """A running ``stream`` or ``astream``: the one call it starts, and the context of its next step."""
+    """A running ``stream`` or ``astream``: the one call it starts.
 
-    __slots__ = ("_call",)
+    Apart from the generator, since a context that is copied during a step keeps the frame.
+    """
+
+    __slots__ = ("call",)
 
     streaming: Final = True
 
     def __init__(self) -> None:
-        self._call: Call | None = None
+        self.call: Call | None = None
 
     def adopt(self, call: Call) -> None:
         """Take over the call that has started, and make its span current for the rest of this step."""
-        if self._call is None:
-            self._call = call
+        if self.call is None:
+            self.call = call
             if call.context is not None:
                 # Not detached: the step, in whose frame this runs, restores what was current before it.
                 attach(call.context)
 
-    def enter(self) -> "Entry":
-        """Begin a step: what the provider does in it belongs to the call."""
-        return _enter(self, self._call)
-
     def fail(self, error: BaseException) -> None:
-        """End the call that LangChain leaves open when ``error`` passes."""
-        with _INTERRUPTED:
-            if self._call is not None:
-                self._call.fail(error)
+        """End the call if LangChain leaves it open when ``error`` passes."""
+        if self.call is not None:
+            with _INTERRUPTED:
+                self.call.fail(error)
+
+
+class _Steps(ObjectProxy):  # pyright: ignore[reportMissingTypeArgument, reportUntypedBaseClass]
+    """A generator of which each step runs in the context of its call.
+
+    A proxy, because a generator around the generator would be a second one for the garbage collector and the event loop
+    to close, each in its own way and time.
+    """
+
+    __wrapped__: Any
+
+    def __init__(self, generator: object) -> None:
+        super().__init__(generator)  # pyright: ignore[reportUnknownMemberType]
+        self._self_frame = StreamFrame()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__wrapped__.__reduce_ex__(protocol)
+
+
+class Stream(_Steps):
+    """The generator of ``stream``."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        return self._self_step(next, self.__wrapped__)
+
+    def send(self, value: Any) -> Any:
+        """Resume the generator with ``value``."""
+        return self._self_step(self.__wrapped__.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        """Resume the generator with an exception."""
+        try:
+            return self._self_step(self.__wrapped__.throw, *error)
+        finally:
+            del error
+
+    def close(self) -> None:
+        """Close the generator."""
+        self._self_step(self.__wrapped__.close)
+
+    def _self_step(self, resume: Callable[..., Any], *args: Any) -> Any:
+        frame = self._self_frame
+        entry = _enter(frame, frame.call)
+        try:
+            return resume(*args)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            frame.fail(error)
+            raise
+        finally:
+            _leave(entry)
+            # What was thrown in must not live on in the traceback that it has got here.
+            del args
 
     def __del__(self) -> None:
-        # An async generator that no event loop finalizes runs none of its finally blocks.
-        with _INTERRUPTED:
-            if self._call is not None:
-                self._call.abandon()
+        # Whatever the provider's client does to end the request belongs to the call.
+        if self._self_frame.call is not None:
+            self.close()
+
+
+class AsyncStream(_Steps):
+    """The generator of ``astream``."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[Any]:
+        return self._self_step(self.__wrapped__.__anext__)
+
+    def asend(self, value: Any) -> Awaitable[Any]:
+        """Resume the generator with ``value``."""
+        return self._self_step(self.__wrapped__.asend, value)
+
+    def athrow(self, *error: Any) -> Awaitable[Any]:
+        """Resume the generator with an exception."""
+        return self._self_step(self.__wrapped__.athrow, *error)
+
+    def aclose(self) -> Awaitable[None]:
+        """Close the generator."""
+        return self._self_step(self.__wrapped__.aclose)
+
+    async def _self_step(self, resume: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        frame = self._self_frame
+        entry = _enter(frame, frame.call)
+        try:
+            return await resume(*args)
+        except StopAsyncIteration:
+            raise
+        except BaseException as error:
+            frame.fail(error)
+            raise
+        finally:
+            _leave(entry)
+            # What was thrown in must not live on in the traceback that it has got here.
+            del args
+
+    def __del__(self) -> None:
+        # The event loop closes the generator later, by a task that may be cancelled before it begins, or never.
+        self._self_frame.fail(GeneratorExit())
 
 
 Frame = GenerateFrame | StreamFrame
@@ -160,6 +257,11 @@ def generate_with_cache(wrapped: Callable[..., Any]) -> Callable[..., Any]:
         entry = _enter(None, call)
         try:
             result = wrapped(*args, **kwargs)
+        except BaseException as error:
+            # Now: the others of the batch may run on for long, and of an interrupt no callback hears.
+            with _INTERRUPTED:
+                call.fail(error)
+            raise
         finally:
             _leave(entry)
         with _ANSWER:
@@ -180,6 +282,11 @@ def agenerate_with_cache(wrapped: Callable[..., Awaitable[Any]]) -> Callable[...
         entry = _enter(None, call)
         try:
             result = await wrapped(*args, **kwargs)
+        except BaseException as error:
+            # Now: the others of the batch may run on for long, and of an interrupt no callback hears.
+            with _INTERRUPTED:
+                call.fail(error)
+            raise
         finally:
             _leave(entry)
         with _ANSWER:
@@ -191,64 +298,25 @@ def agenerate_with_cache(wrapped: Callable[..., Awaitable[Any]]) -> Callable[...
 
 def _call_of(run_manager: Any) -> Call | None:
     # An EnhancedLLM's inner model, or a model without our callback, has no open call.
-    return open_calls.get(run_manager.run_id) if run_manager is not None else None
+    run_id = getattr(run_manager, "run_id", None)
+    return open_calls.get(run_id) if run_id is not None else None
 
 
-def stream(wrapped: Callable[P, Generator[T, Any, Any]]) -> Callable[P, Generator[T, Any, Any]]:
+def stream(wrapped: Callable[P, object]) -> Callable[P, Stream]:
     """Wrap ``BaseChatModel.stream``."""
 
     @wraps(wrapped)
-    def stream(*args: P.args, **kwargs: P.kwargs) -> Generator[T, Any, Any]:
-        frame = StreamFrame()
-        inner = wrapped(*args, **kwargs)
-        resume: Callable[[Any], T] = inner.send
-        value: Any = None
-        try:
-            while True:
-                entry = frame.enter()
-                try:
-                    item = resume(value)
-                except StopIteration as stop:
-                    return stop.value
-                finally:
-                    _leave(entry)
-                try:
-                    value = yield item
-                    resume = inner.send
-                except BaseException as error:  # noqa: BLE001 - close() and throw() are for the inner generator.
-                    resume, value = inner.throw, error
-        except BaseException as error:
-            frame.fail(error)
-            raise
+    def stream(*args: P.args, **kwargs: P.kwargs) -> Stream:
+        return Stream(wrapped(*args, **kwargs))
 
     return stream
 
 
-def astream(wrapped: Callable[P, AsyncGenerator[T, Any]]) -> Callable[P, AsyncGenerator[T, Any]]:
+def astream(wrapped: Callable[P, object]) -> Callable[P, AsyncStream]:
     """Wrap ``BaseChatModel.astream``."""
 
     @wraps(wrapped)
-    async def astream(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[T, Any]:
-        frame = StreamFrame()
-        inner = wrapped(*args, **kwargs)
-        resume: Callable[[Any], Awaitable[T]] = inner.asend
-        value: Any = None
-        try:
-            while True:
-                entry = frame.enter()
-                try:
-                    item = await resume(value)
-                except StopAsyncIteration:
-                    return
-                finally:
-                    _leave(entry)
-                try:
-                    value = yield item
-                    resume = inner.asend
-                except BaseException as error:  # noqa: BLE001 - aclose() and athrow() are for the inner generator.
-                    resume, value = inner.athrow, error
-        except BaseException as error:
-            frame.fail(error)
-            raise
+    def astream(*args: P.args, **kwargs: P.kwargs) -> AsyncStream:
+        return AsyncStream(wrapped(*args, **kwargs))
 
     return astream

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Self
+from os import environ
+from typing import Final, Self, cast
 from urllib.parse import urlsplit
 
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.semconv.attributes import server_attributes
 from opentelemetry.util.types import AttributeValue
 
-from .redaction import secret_values
+from .redaction import secret_values, worth_hiding
 from .semconv import MODELFORGE_LLM_TYPE, MODELFORGE_MODEL, MODELFORGE_PROVIDER
 
 _WELL_KNOWN_PROVIDERS: Final = {
@@ -82,6 +83,7 @@ class ModelIdentity:
             server_address=server_address,
             server_port=server_port,
             base_url=base_url,
+            secrets=_configured_secrets(provider, provider_data),
         )
 
     def of_client(self, llm: object) -> Self:
@@ -94,7 +96,7 @@ class ModelIdentity:
             server_address=server_address,
             server_port=server_port,
             base_url=base_url,
-            secrets=secret_values(fields.values()),
+            secrets=worth_hiding((*secret_values(fields.values()), *self.secrets)),
         )
 
     def attributes(self) -> dict[str, AttributeValue]:
@@ -146,15 +148,30 @@ def provider_name(provider: str) -> str:
 def _client_url(fields: Mapping[str, object]) -> str | None:
     """Return where a built client sends its requests, from the fields each kind of model keeps it in."""
     client = fields.get("client")
+    # An httpx.URL; a test's mock of a client has every attribute, and none of them is text.
+    root_url = getattr(fields.get("root_client"), "base_url", None)
     for url in (
-        getattr(fields.get("root_client"), "base_url", None),  # ChatOpenAI
+        str(root_url) if isinstance(getattr(root_url, "host", None), str) else None,  # ChatOpenAI
         fields.get("base_url"),  # ChatOllama
-        client if isinstance(client, str) else None,  # ChatGitHubCopilot
+        client,  # ChatGitHubCopilot
         getattr(getattr(client, "transport", None), "host", None),  # ChatGoogleGenerativeAI
     ):
-        if url:
-            return str(url)
+        if isinstance(url, str) and url:
+            return url
     return None
+
+
+def _configured_secrets(provider: str, provider_data: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the credentials ModelForge would use, for a ``get_llm`` that fails before there is a client."""
+    data = provider_data.get("auth_data")
+    stored = cast("dict[str, object]", data) if isinstance(data, dict) else {}
+    prefix = f"MODELFORGE_{provider.upper().replace('-', '_')}_"
+    return worth_hiding(
+        (
+            *(stored.get(name) for name in ("api_key", "access_token", "refresh_token", "client_secret")),
+            *(environ.get(prefix + kind) for kind in ("API_KEY", "ACCESS_TOKEN")),
+        )
+    )
 
 
 def _text(value: object) -> str | None:

@@ -3,6 +3,7 @@
 import atexit
 from collections.abc import Callable, Collection
 from logging import getLogger
+from sys import modules
 from threading import RLock
 from types import ModuleType
 from typing import Any, Final
@@ -40,6 +41,18 @@ class ModelForgeInstrumentor(BaseInstrumentor):
     configuration = DeclaredOptions
 
     _installation: "_Installation | None" = None
+    # BaseInstrumentor looks whether it has instrumented, and notes that it has, without one.
+    _lock = RLock()
+
+    def instrument(self, **kwargs: Any) -> None:
+        """Instrument ModelForge."""
+        with self._lock:
+            super().instrument(**kwargs)
+
+    def uninstrument(self, **kwargs: Any) -> None:
+        """Undo what ``instrument()`` did."""
+        with self._lock:
+            super().uninstrument(**kwargs)
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the versions of ModelForge that this package knows."""
@@ -48,12 +61,32 @@ class ModelForgeInstrumentor(BaseInstrumentor):
     def _instrument(self, **kwargs: Any) -> None:
         providers = {name: kwargs.pop(name, None) for name in _PROVIDERS}
         self._installation = _Installation(check_keywords(kwargs, _PROVIDERS), providers)
-        register_post_import_hook(self._installation, _TARGET)
+        _call_on_import()
 
     def _uninstrument(self, **kwargs: Any) -> None:
         if self._installation is not None:
             self._installation.remove()
             self._installation = None
+
+
+_hook_waits = False
+
+
+def _call_on_import() -> None:
+    """See to it that the installation of the day is put in place when ModelForge is imported, or now if it has been."""
+    global _hook_waits  # noqa: PLW0603
+    # wrapt takes no hook back, so all installations share the one that waits.
+    if not _hook_waits or _TARGET in modules:
+        _hook_waits = True
+        register_post_import_hook(_on_import, _TARGET)
+
+
+def _on_import(module: ModuleType) -> None:
+    global _hook_waits  # noqa: PLW0603
+    _hook_waits = False
+    installation = ModelForgeInstrumentor()._installation  # pyright: ignore[reportPrivateUsage]
+    if installation is not None:
+        installation.install(module)
 
 
 class _Installation:
@@ -67,12 +100,11 @@ class _Installation:
         # Importing and uninstrumenting may happen in two threads; an import may import again.
         self._lock = RLock()
 
-    def __call__(self, module: ModuleType) -> None:
-        """Put the patches in place. wrapt calls it when ``module``, the registry's, has been imported."""
+    def install(self, module: ModuleType) -> None:
+        """Put the patches in place, now that ``module``, the registry's, has been imported."""
         from .otel_utils import Guard
 
         with self._lock:
-            # wrapt knows no way to take a hook back.
             if self._removed or self._patches:
                 return
             with Guard("instrumenting ModelForge"):

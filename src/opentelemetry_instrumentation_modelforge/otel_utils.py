@@ -1,5 +1,6 @@
 """Whether OpenTelemetry records, and the one guard that keeps a telemetry fault out of the application."""
 
+from contextlib import suppress
 from functools import lru_cache
 from logging import DEBUG, WARNING, getLogger
 from os import environ
@@ -68,5 +69,9 @@ class Guard:
             return False
         level = DEBUG if self._reported else WARNING
         self._reported = True
-        _logger.log(level, "Telemetry fault while %s; the application is not affected", self._site, exc_info=exc)
+        # What the application was handling at the time is not the fault's, and may quote a credential.
+        exc.__context__ = None
+        # A logging handler may raise: then there is nobody left to tell.
+        with suppress(Exception):
+            _logger.log(level, "Telemetry fault while %s; the application is not affected", self._site, exc_info=exc)
         return True

@@ -11,38 +11,47 @@ _SHORTEST_SECRET: Final = 4
 
 _CREDENTIAL: Final = re.compile(
     r"""
-    (?P<keep>
-        \bBearer\s+ | \bBasic\s+                                       # an Authorization header's scheme
-      | ://(?=[^/\s@]*@)                                               # a URL's userinfo
-      | [?&](?:key|api[_-]?key|(?:access_)?token|sig|signature)=       # a key in a URL's query
-      | \b(?:x-)?(?:goog-)?api[_-]?key["']?\s*[:=]\s*["']?             # a header or field that says so
+    # an Authorization header's scheme
+    (?P<keep> \b(?:Bearer|Basic)\s+ )
+        (?!\[REDACTED\]) [^\s"',]+
+    # a URL's userinfo
+  | (?P<url> :// )
+        (?!\[REDACTED\]@) [^/\s"'?\#]+ (?=@)
+    # a URL's query; a header, a field or a query that says so
+  | (?P<field>
+        [?&](?:key|(?:access_|auth_)?token|sig|password|secret|(?:[\w-]*-)?(?:signature|credential|security-token))=
+      | \b(?:x-)?(?:goog-)?api[_-]?key["']?\s*[:=]\s*["']?
     )
-    (?P<secret> (?(keep)[^\s"'&@,;)}\]]+) )
-  | \b(?:sk|pk|rk|xai|gsk|hf|tgp|r8|fw|csk|pplx|nvapi)[-_][\w*.-]{6,}   # the vendors' key prefixes; * as they mask them
-  | \b(?:gh[a-z]_|github_pat_)[\w*]{6,}                                # GitHub's tokens
-  | \bAIza[\w*-]{6,}                                                   # Google's keys
+        (?!\[REDACTED\]) [^\s"'&,;)}\]]+
+    # the vendors' key prefixes, with the * they mask them with; GitHub's tokens; Google's keys
+  | \b(?:sk|pk|rk|xai|gsk|hf|tgp|r8|fw|csk|pplx|nvapi)[-_][\w*.-]{6,}
+  | \b(?:gh[a-z]_|github_pat_)[\w*]{6,}
+  | \bAIza[\w*-]{6,}
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 
 
 def without_credentials(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return ``text`` with ``secrets`` and everything of a known credential's shape replaced by ``[REDACTED]``."""
+    """Return ``text`` with ``secrets`` and everything of a known credential's shape replaced by ``[REDACTED]``.
+
+    What cannot be encoded (a lone surrogate) becomes a question mark: it would fail the export of a whole batch.
+    """
     for secret in secrets:
         text = text.replace(secret, REDACTED)
-    return _CREDENTIAL.sub(_redacted, text)
+    return _CREDENTIAL.sub(_redacted, text).encode(errors="replace").decode()
 
 
 def _redacted(match: re.Match[str]) -> str:
-    return (match["keep"] or "") + REDACTED
+    return (match["keep"] or match["url"] or match["field"] or "") + REDACTED
 
 
 def secret_values(values: Iterable[object]) -> tuple[str, ...]:
     """Return the plain text of every pydantic ``SecretStr`` among ``values``, longest first, placeholders left out."""
-    found: set[str] = set()
-    for value in values:
-        reveal = getattr(value, "get_secret_value", None)
-        secret = reveal() if callable(reveal) else None
-        if isinstance(secret, str) and len(secret) >= _SHORTEST_SECRET:
-            found.add(secret)
+    return worth_hiding(reveal() for value in values if callable(reveal := getattr(value, "get_secret_value", None)))
+
+
+def worth_hiding(secrets: Iterable[object]) -> tuple[str, ...]:
+    """Return the strings among ``secrets``, longest first, placeholders left out."""
+    found = {secret for secret in secrets if isinstance(secret, str) and len(secret) >= _SHORTEST_SECRET}
     return tuple(sorted(found, key=len, reverse=True))

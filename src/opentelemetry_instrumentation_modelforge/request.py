@@ -12,11 +12,12 @@ _MIME_TYPES: Final = {"application/json": OUTPUT_JSON, "text/plain": OUTPUT_TEXT
 
 
 def _double(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if isinstance(value, float) else None if (number := _integer(value)) is None else float(number)
 
 
 def _integer(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    # OTLP has 64 bits for it.
+    return value if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63 else None
 
 
 def _choices(value: object) -> int | None:

@@ -137,10 +137,10 @@ def _message_id(message: object) -> str | None:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    # OTLP has 64 bits for it.
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
 
 
 def _price(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) and value >= 0 else None
+    price = value if isinstance(value, float) else _count(value)
+    return float(price) if price is not None and math.isfinite(price) and price >= 0 else None
