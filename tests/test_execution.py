@@ -483,8 +483,6 @@ def test_an_async_stream_left_early_is_closed_and_no_error(
 def test_an_async_stream_that_outlives_its_loop_is_closed_when_dropped(
     instrumented: Telemetry, aecho: AsyncEchoModel
 ) -> None:
-    instrumented: Telemetry, aecho: AsyncEchoModel
-) -> None:
     async def begin() -> Any:
         stream = aecho.astream("Hi")
         await anext(stream)
