@@ -1,4 +1,4 @@
-"""One model call's telemetry: its span and its metrics. The only file that emits them."""
+"""One model call's telemetry: its span, its metrics and its event. The only file that emits them."""
 
 from abc import ABC, abstractmethod
 from asyncio import CancelledError
@@ -10,19 +10,23 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
+from opentelemetry._logs import LogRecord
 from opentelemetry.context import Context, get_current
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.semconv.attributes import error_attributes, exception_attributes
 from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
-from opentelemetry.util.types import AttributeValue
+from opentelemetry.util.types import AnyValue, AttributeValue
 
 from .coexistence import Enclosed, Enclosing, enclosing_context, publish
+from .content import ContentCapture
 from .otel_utils import Guard
 from .redaction import without_credentials
 from .request import request_attributes
 from .response import Response, Usage, read_response
 from .semconv import (
     EVENT_CHUNK,
+    EVENT_OPERATION_DETAILS,
     GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
     GEN_AI_USAGE_COST_AMOUNT,
     GEN_AI_USAGE_COST_CURRENCY,
@@ -49,6 +53,7 @@ _UNREAD: Final = Response()
 _REQUEST: Final = Guard("describing a request")
 _REQUEST_HOOK: Final = Guard("calling the request_hook")
 _RESPONSE: Final = Guard("reading a response")
+_COMPLETION_HOOK: Final = Guard("calling the completion_hook")
 _RESPONSE_HOOK: Final = Guard("calling the response_hook")
 _PRICE: Final = Guard("pricing a call")
 _METRICS: Final = Guard("recording the metrics of a call")
@@ -123,7 +128,9 @@ class ModelCall(Call):
         "_first_chunk",
         "_last_chunk",
         "_metric_attributes",
+        "_params",
         "_prompt",
+        "_requested",
         "_seen",
         "_started",
         "_streaming",
@@ -148,6 +155,8 @@ class ModelCall(Call):
             attributes = attributes | template.baggage_attributes(caller)
         self._metric_attributes = template.metric_attributes_in(caller)
         self._prompt = prompt
+        self._params = params
+        self._requested: dict[str, AttributeValue] = {}
         self._streaming = False
         self._chunks = 0
         self._seen: object = None
@@ -160,8 +169,9 @@ class ModelCall(Call):
         self._enclosed = Enclosed()
         super().__init__(template, run_id, enclosing_context(set_span_in_context(self.span, caller), self._enclosed))
         with _REQUEST:
-            if self.span.is_recording() and (requested := request_attributes(params, metadata)):
-                self.span.set_attributes(requested)
+            if self.span.is_recording() or telemetry.content is not None:
+                self._requested = request_attributes(params, metadata)
+                self.span.set_attributes(self._requested)
         if streaming:
             self._open_stream()
         if configuration.request_hook is not None:
@@ -213,6 +223,7 @@ class ModelCall(Call):
         result: LLMResult | None = None,
     ) -> None:
         duration = perf_counter() - self._started
+        telemetry = self._template.telemetry
         response = _UNREAD
         amount = None
         with _RESPONSE:
@@ -222,19 +233,68 @@ class ModelCall(Call):
             amount = self._template.amount(response)
         with _METRICS:
             self._record_metrics(duration, response, amount, error)
+        with _SPAN:
+            recording = self.span.is_recording()
+            if recording or telemetry.content is not None:
+                attributes = self._outcome_attributes(outcome, generations, response, amount)
+                self.span.set_attributes(attributes)
+                if telemetry.content is not None:
+                    self._emit_content(telemetry.content, recording, generations, attributes, error)
         if error is not None:
             with _ERROR:
                 if self.span.is_recording():
                     record_error(self.span, error, self._template.identity.secrets)
-        with _SPAN:
-            if self.span.is_recording():
-                self.span.set_attributes(self._outcome_attributes(outcome, generations, response, amount))
-        response_hook = self._template.telemetry.configuration.response_hook
+        response_hook = telemetry.configuration.response_hook
         if response_hook is not None and outcome == "completed":
             with _RESPONSE_HOOK:
                 response_hook(self.span, result or _llm_result(generations, llm_output))
         with _END:
             self.span.end()
+
+    def _emit_content(
+        self,
+        capture: ContentCapture,
+        recording: bool,
+        generations: Sequence[object],
+        outcome_attributes: Mapping[str, AttributeValue],
+        error: BaseException | None,
+    ) -> None:
+        """Give what was said to the span, the event and the completion hook, as far as each wants it."""
+        content = None
+        if capture.wanted(recording=recording):
+            identity = self._template.identity
+            # A redact function that asks a model must not be asked about that call, too.
+            with suppress_instrumentation():
+                content = capture.capture(
+                    self._prompt,
+                    generations,
+                    self._params,
+                    secrets=identity.secrets,
+                    system_separately=identity.llm_type == "google_genai",
+                )
+        if content is not None and capture.on_span and recording:
+            self.span.set_attributes(content.span_attributes())
+        event = None
+        if capture.emit_event:
+            attributes: dict[str, AnyValue] = {**self._template.attributes, **self._requested, **outcome_attributes}
+            if error is not None:
+                attributes[error_attributes.ERROR_TYPE] = error_type(error)
+            if content is not None and capture.on_event:
+                attributes.update(content.event_attributes())
+            event = LogRecord(event_name=EVENT_OPERATION_DETAILS, attributes=attributes, context=self.context)
+        if capture.hook is not None and content is not None:
+            with _COMPLETION_HOOK:
+                # Before the event and the span are gone: a hook may add to both.
+                capture.hook.on_completion(
+                    inputs=content.input_messages,
+                    outputs=content.output_messages,
+                    system_instruction=content.system_instructions,
+                    tool_definitions=content.tool_definitions or None,
+                    span=self.span,
+                    log_record=event,
+                )
+        if event is not None:
+            self._template.telemetry.logger.emit(event)
 
     def _record_metrics(
         self, duration: float, response: Response, amount: float | None, error: BaseException | None

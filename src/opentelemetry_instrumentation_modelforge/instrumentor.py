@@ -17,7 +17,7 @@ from .package import _instruments  # pyright: ignore[reportPrivateUsage]
 _logger = getLogger(__name__)
 
 _TARGET: Final = "modelforge.registry"
-_PROVIDERS: Final = ("tracer_provider", "meter_provider", "logger_provider")
+_DESTINATIONS: Final = ("tracer_provider", "meter_provider", "logger_provider", "completion_hook")
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -30,7 +30,8 @@ class ModelForgeInstrumentor(BaseInstrumentor):
     """Instruments ModelForge: a span for every ``get_llm``, and a span and metrics for every call of its models.
 
     ``instrument()`` takes ``tracer_provider``, ``meter_provider`` and ``logger_provider`` (each the global one by
-    default) and the options of :class:`~opentelemetry_instrumentation_modelforge.Configuration`. It imports neither
+    default), a ``completion_hook`` of opentelemetry-util-genai (by default the one that
+    ``OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK`` names) and the options of :class:`~opentelemetry_instrumentation_modelforge.Configuration`. It imports neither
     ModelForge nor LangChain: they are patched when the application imports ``modelforge.registry``, or at once if it
     has. ``uninstrument()`` puts the very functions back, and models handed out before fall silent.
 
@@ -59,8 +60,8 @@ class ModelForgeInstrumentor(BaseInstrumentor):
         return _instruments
 
     def _instrument(self, **kwargs: Any) -> None:
-        providers = {name: kwargs.pop(name, None) for name in _PROVIDERS}
-        self._installation = _Installation(check_keywords(kwargs, _PROVIDERS), providers)
+        destinations = {name: kwargs.pop(name, None) for name in _DESTINATIONS}
+        self._installation = _Installation(check_keywords(kwargs, _DESTINATIONS), destinations)
         _call_on_import()
 
     def _uninstrument(self, **kwargs: Any) -> None:
@@ -92,9 +93,9 @@ def _on_import(module: ModuleType) -> None:
 class _Installation:
     """The patches of one ``instrument()``: waiting for ModelForge to be imported, in place, or removed."""
 
-    def __init__(self, keywords: Keywords, providers: dict[str, Any]) -> None:
+    def __init__(self, keywords: Keywords, destinations: dict[str, Any]) -> None:
         self._keywords = keywords
-        self._providers = providers
+        self._destinations = destinations
         self._patches: list[_Patch] = []
         self._removed = False
         # Importing and uninstrumenting may happen in two threads; an import may import again.
@@ -120,11 +121,7 @@ class _Installation:
         configuration = resolve(self._keywords)
         if not configuration.enabled:
             return
-        telemetry = Telemetry(
-            configuration,
-            tracer_provider=self._providers["tracer_provider"],
-            meter_provider=self._providers["meter_provider"],
-        )
+        telemetry = Telemetry(configuration, **self._destinations)
         # What the public contract names is wrapped with wrapt. LangChain's methods run in every call, where a plain
         # function costs half as much, and stay in place when another instrumentation unwraps what is outermost.
         table: tuple[tuple[type, str, Wrap], ...] = (

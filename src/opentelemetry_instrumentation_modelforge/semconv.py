@@ -26,6 +26,8 @@ GEN_AI_USAGE_COST_CURRENCY: Final = "gen_ai.usage.cost.currency"
 GEN_AI_USAGE_COST_SOURCE: Final = "gen_ai.usage.cost.source"
 GEN_AI_CLIENT_OPERATION_COST: Final = "gen_ai.client.operation.cost"
 
+EVENT_OPERATION_DETAILS: Final = "gen_ai.client.inference.operation.details"
+
 # This package's own.
 SPAN_GET_LLM: Final = "modelforge.get_llm"
 SPAN_INVOKE: Final = "langchain.llm.invoke"

@@ -1,13 +1,16 @@
-"""What one ``instrument()`` call set up: where telemetry goes, and with which options."""
+"""What one ``instrument()`` set up: where telemetry goes, and with which options."""
 
 from functools import lru_cache
 from typing import Final
 
+from opentelemetry._logs import Logger, LoggerProvider, get_logger
 from opentelemetry.metrics import Histogram, Meter, MeterProvider, UpDownCounter, get_meter
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
 from opentelemetry.trace import Tracer, TracerProvider
+from opentelemetry.util.genai.completion_hook import CompletionHook
 
 from .config import Configuration, check_keywords, resolve
+from .content import ContentCapture
 from .otel_utils import SCOPE_NAME, get_tracer, is_otel_available
 from .semconv import GEN_AI_CLIENT_OPERATION_COST, MODELFORGE_CLIENT_ACTIVE_STREAMS, SCHEMA_URL
 from .version import __version__
@@ -28,8 +31,10 @@ class Telemetry:
         "_tracer_provider",
         "active_streams",
         "configuration",
+        "content",
         "cost",
         "duration",
+        "logger",
         "time_per_output_chunk",
         "time_to_first_chunk",
         "token_usage",
@@ -42,11 +47,21 @@ class Telemetry:
         *,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+        completion_hook: CompletionHook | None = None,
     ) -> None:
         self.configuration: Configuration = configuration
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
         self._available = False
+        content = ContentCapture.from_environment(
+            completion_hook=completion_hook,
+            max_content_length=configuration.max_content_length,
+            redact=configuration.redact,
+        )
+        self.content: ContentCapture | None = content if content.emit_event or content.wanted(recording=True) else None
+        """Who receives content or events, or None where nobody does."""
+        self.logger: Logger = get_logger(SCOPE_NAME, __version__, logger_provider, SCHEMA_URL)
         self.tracer: Tracer = get_tracer(tracer_provider)
         meter: Meter = get_meter(SCOPE_NAME, __version__, meter_provider, SCHEMA_URL)
         self.duration: Histogram = meter.create_histogram(
