@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from asyncio import CancelledError
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from traceback import format_exception
 from typing import Final, Literal, cast
@@ -21,7 +21,7 @@ from opentelemetry.util.types import AnyValue, AttributeValue
 from .coexistence import Enclosed, Enclosing, enclosing_context, publish
 from .content import ContentCapture
 from .otel_utils import Guard
-from .redaction import without_credentials
+from .redaction import without_credentials, without_quotations
 from .request import request_attributes
 from .response import Response, Usage, read_response
 from .semconv import (
@@ -243,7 +243,9 @@ class ModelCall(Call):
         if error is not None:
             with _ERROR:
                 if self.span.is_recording():
-                    record_error(self.span, error, self._template.identity.secrets)
+                    capture = telemetry.content
+                    said = () if capture is not None and capture.on_span else _texts(self._prompt)
+                    record_error(self.span, error, self._template.identity.secrets, said)
         response_hook = telemetry.configuration.response_hook
         if response_hook is not None and outcome == "completed":
             with _RESPONSE_HOOK:
@@ -420,10 +422,11 @@ def abandon_open_calls() -> None:
         call.abandon()
 
 
-def record_error(span: Span, error: BaseException, secrets: Sequence[str]) -> None:
-    """Mark ``span`` as failed with ``error``: status, ``error.type`` and an exception event without credentials.
+def record_error(span: Span, error: BaseException, secrets: Sequence[str], said: Sequence[str] = ()) -> None:
+    """Mark ``span`` as failed with ``error``: status, ``error.type`` and an exception event.
 
-    In that order: what comes first costs least and is least likely to fail on a strange exception.
+    Without credentials, and without what the error quotes of ``said``. In that order: what comes first costs least and
+    is least likely to fail on a strange exception.
     """
     span.set_status(StatusCode.ERROR)
     kind = error_type(error)
@@ -432,14 +435,15 @@ def record_error(span: Span, error: BaseException, secrets: Sequence[str]) -> No
         text = str(error)
     except Exception:  # noqa: BLE001 - in the words of the traceback module, which meets the same below.
         text = "<exception str() failed>"
-    message = without_credentials(text, secrets)
+    message = without_quotations(without_credentials(text, secrets), said)
     span.set_status(StatusCode.ERROR, message)
+    stacktrace = without_credentials("".join(format_exception(error)), secrets)
     span.add_event(
         "exception",
         {
             exception_attributes.EXCEPTION_TYPE: kind,
             exception_attributes.EXCEPTION_MESSAGE: message,
-            exception_attributes.EXCEPTION_STACKTRACE: without_credentials("".join(format_exception(error)), secrets),
+            exception_attributes.EXCEPTION_STACKTRACE: without_quotations(stacktrace, said),
         },
     )
 
@@ -486,19 +490,24 @@ def _add_usage(attributes: dict[str, AttributeValue], usage: Usage) -> None:
             attributes[attribute] = count
 
 
-def _estimated_tokens(texts: Sequence[object]) -> int | None:
-    characters = sum(_text_length(text) for text in texts)
+def _estimated_tokens(items: Sequence[object]) -> int | None:
+    characters = sum(len(text) for text in _texts(items))
     return max(characters // _CHARACTERS_PER_TOKEN, 1) if characters else None
 
 
-def _text_length(item: object) -> int:
-    """Return the characters in a plain prompt, a message, or a generation with or without a message."""
-    content = item
-    if not isinstance(item, str):
+def _texts(items: Iterable[object]) -> list[str]:
+    """Return the texts in plain prompts, messages, and generations with or without a message."""
+    found: list[str] = []
+    for item in items:
         message = getattr(item, "message", item)
-        content = getattr(message, "content", getattr(message, "text", None))
-    if isinstance(content, list):
-        return sum(_text_length(part) for part in cast("list[object]", content))
-    if isinstance(item, dict):
-        content = cast("dict[str, object]", item).get("text")
-    return len(content) if isinstance(content, str) else 0
+        content: object = item if isinstance(item, str) else getattr(message, "content", getattr(message, "text", None))
+        if isinstance(content, str):
+            found.append(content)
+        elif isinstance(content, list):
+            for part in cast("list[object]", content):
+                text = cast("dict[str, object]", part).get("text") if isinstance(part, dict) else part
+                if isinstance(text, str):
+                    found.append(text)
+        for tool_call in getattr(message, "tool_calls", None) or ():
+            found.extend(value for value in tool_call["args"].values() if isinstance(value, str))
+    return found

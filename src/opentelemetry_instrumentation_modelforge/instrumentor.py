@@ -31,9 +31,10 @@ class ModelForgeInstrumentor(BaseInstrumentor):
 
     ``instrument()`` takes ``tracer_provider``, ``meter_provider`` and ``logger_provider`` (each the global one by
     default), a ``completion_hook`` of opentelemetry-util-genai (by default the one that
-    ``OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK`` names) and the options of :class:`~opentelemetry_instrumentation_modelforge.Configuration`. It imports neither
-    ModelForge nor LangChain: they are patched when the application imports ``modelforge.registry``, or at once if it
-    has. ``uninstrument()`` puts the very functions back, and models handed out before fall silent.
+    ``OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK`` names) and the options of
+    :class:`~opentelemetry_instrumentation_modelforge.Configuration`. It imports neither ModelForge nor LangChain: they
+    are patched when the application imports ``modelforge.registry``, or at once if it has. ``uninstrument()`` puts the
+    very functions back, and models handed out before fall silent.
 
     :raises TypeError: from ``instrument()``, for an option that does not exist or a value of the wrong type.
     :raises ValueError: from ``instrument()``, for a bad value of the right type.
