@@ -138,6 +138,8 @@ def main(names: list[str]) -> None:
         metrics.set_meter_provider(recorder.meter_provider)
         for instrumentor in (HTTPXClientInstrumentor(), RequestsInstrumentor()):
             instrumentor.instrument(tracer_provider=recorder.tracer_provider)
+        # ModelForge writes its log to standard output.
+        logging.getLogger("modelforge").setLevel(logging.ERROR)
         steps = {step: recorder.record(server, logged) for step in _steps(names)}
         print(json.dumps(steps))
 

@@ -98,6 +98,8 @@ class Reply:
     output_tokens: int = 7
     """Includes the reasoning tokens."""
     reasoning_tokens: int = 3
+    cache_write_tokens: int | None = None
+    """As OpenRouter reports them."""
     cost: float | None = None
     """OpenRouter's `usage.cost`, in dollars."""
     model: str | None = None
@@ -393,7 +395,11 @@ def _openai_usage(request: Request, reply: Reply) -> dict[str, Any] | None:
         "prompt_tokens": reply.input_tokens,
         "completion_tokens": reply.output_tokens,
         "total_tokens": reply.input_tokens + reply.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": reply.cached_tokens, "audio_tokens": 0},
+        "prompt_tokens_details": {
+            "cached_tokens": reply.cached_tokens,
+            "audio_tokens": 0,
+            **({} if reply.cache_write_tokens is None else {"cache_write_tokens": reply.cache_write_tokens}),
+        },
         "completion_tokens_details": {"reasoning_tokens": reply.reasoning_tokens, "audio_tokens": 0},
     }
     return usage if reply.cost is None else {**usage, "cost": reply.cost}

@@ -70,14 +70,16 @@ def read_response(generations: Sequence[object], llm_output: object) -> Response
                 response.cached = True
             else:
                 token_usage = _mapping(output.get("token_usage") or said.get("token_usage"))
-                response.usage = _usage_of_message(usage) or _usage_of_openai(token_usage) or _usage_of_ollama(said)
+                response.usage = (
+                    _usage_of_message(usage, token_usage) or _usage_of_openai(token_usage) or _usage_of_ollama(said)
+                )
                 response.cost = _price(token_usage.get("cost"))
     response.finish_reasons = tuple(reasons)
     return response
 
 
-def _usage_of_message(usage: Mapping[str, object]) -> Usage | None:
-    """Read LangChain's ``UsageMetadata``."""
+def _usage_of_message(usage: Mapping[str, object], token_usage: Mapping[str, object]) -> Usage | None:
+    """Read LangChain's ``UsageMetadata``, and in the API's own ``usage`` what has no place in it."""
     input_tokens, output_tokens = _count(usage.get("input_tokens")), _count(usage.get("output_tokens"))
     if not input_tokens and not output_tokens:
         # LangChain fills what a provider left out with zeros; a call that used nothing at all has no count.
@@ -88,7 +90,9 @@ def _usage_of_message(usage: Mapping[str, object]) -> Usage | None:
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cache_read_input_tokens=_count(inputs.get("cache_read")),
-        cache_write_input_tokens=_count(inputs.get("cache_creation")),
+        cache_write_input_tokens=_count(
+            inputs.get("cache_creation") or _mapping(token_usage.get("prompt_tokens_details")).get("cache_write_tokens")
+        ),
         reasoning_output_tokens=_count(outputs.get("reasoning")),
         audio_input_tokens=_count(inputs.get("audio")),
         audio_output_tokens=_count(outputs.get("audio")),

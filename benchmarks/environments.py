@@ -1,0 +1,32 @@
+"""Virtual environments for what can't share one, made on first use."""
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent / ".environments"
+
+BASE = ("model-forge-llm", "opentelemetry-sdk", "opentelemetry-distro")
+OURS = f"{PROJECT}[cost]"
+
+
+def environment(name: str, *requirements: str, directory: Path = HERE) -> Path:
+    """Return the Python of an environment with the newest release of each requirement."""
+    home = directory / name
+    python = home / "bin" / "python"
+    stamp = home / "installed.txt"
+    wanted = "\n".join(requirements)
+    if not stamp.exists() or stamp.read_text() != wanted:
+        print(f"Setting up {home}", file=sys.stderr)
+        venv.create(home, clear=True, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
+        stamp.write_text(wanted)
+    return python
+
+
+def version(python: Path, package: str) -> str:
+    """Return the release of ``package`` that an environment has."""
+    program = f"from importlib.metadata import version; print(version({package!r}))"
+    return subprocess.run([python, "-c", program], check=True, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,111 @@
+"""The floor: LangChain's handler with nothing in it, and with nothing but OpenTelemetry's own work in it.
+
+``Floor`` makes the span and the measurements that the instrumentation makes, with constants where that reads, looks up
+and checks. What is still faster leaves telemetry out: ``overhead.py`` compares both before it measures.
+"""
+
+from time import perf_counter
+from typing import Any
+
+from langchain_core.callbacks import BaseCallbackHandler
+from model import API_MODEL, API_RESPONSE_MODEL, CHUNKS
+from opentelemetry.context import get_current
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TracerProvider, set_span_in_context
+
+from opentelemetry_instrumentation_modelforge.telemetry import Telemetry
+
+
+class Empty(BaseCallbackHandler):
+    """A handler that does nothing: what LangChain itself takes to call one."""
+
+    run_inline = True
+
+    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def on_llm_new_token(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+class Floor(BaseCallbackHandler):
+    """The bare OpenTelemetry work, in place."""
+
+    run_inline = True
+
+    def __init__(self, configuration: Any, tracer_provider: TracerProvider, meter_provider: MeterProvider) -> None:
+        # For the tracer and the instruments alone.
+        self.telemetry = Telemetry(configuration, tracer_provider=tracer_provider, meter_provider=meter_provider)
+        self.links = [Link(SpanContext(0x1, 0x1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)))]
+        self.open: dict[Any, list[Any]] = {}
+        self.metric_attributes = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "openai",
+            "gen_ai.request.model": API_MODEL,
+            "server.address": "api.openai.com",
+            "server.port": 443,
+        }
+        self.attributes = {
+            "modelforge.provider": "openai",
+            "modelforge.model": "fast",
+            "modelforge.llm_type": "openai_compatible",
+            **self.metric_attributes,
+        }
+
+    def on_chat_model_start(self, *args: Any, run_id: Any, invocation_params: Any, **kwargs: Any) -> None:
+        telemetry = self.telemetry
+        caller = get_current()
+        span = telemetry.tracer.start_span(
+            "langchain.llm.invoke", caller, SpanKind.CLIENT, self.attributes, self.links
+        )
+        span.set_attributes({"gen_ai.request.temperature": 0.5})
+        self.open[run_id] = [span, set_span_in_context(span, caller), perf_counter(), 0, 0.0, 0.0]
+
+    def on_llm_new_token(self, *args: Any, run_id: Any, **kwargs: Any) -> None:
+        telemetry = self.telemetry
+        call = self.open[run_id]
+        span, context, started, chunks, _, last = call
+        now = perf_counter()
+        if chunks:
+            telemetry.time_per_output_chunk.record(now - last, self.metric_attributes, context)
+        else:
+            telemetry.active_streams.add(1, self.metric_attributes, context)
+            telemetry.time_to_first_chunk.record(now - started, self.metric_attributes, context)
+            span.add_event("modelforge.chunk", {"modelforge.chunk.index": 0})
+            call[4] = now
+        call[3] += 1
+        call[5] = now
+
+    def on_llm_end(self, response: Any, *, run_id: Any, **kwargs: Any) -> None:
+        telemetry = self.telemetry
+        span, context, started, chunks, first, _ = self.open.pop(run_id)
+        duration = perf_counter() - started
+        attributes: dict[str, Any] = {**self.metric_attributes, "gen_ai.response.model": API_RESPONSE_MODEL}
+        telemetry.token_usage.record(11, {**attributes, "gen_ai.token.type": "input"}, context)
+        telemetry.token_usage.record(7, {**attributes, "gen_ai.token.type": "output"}, context)
+        telemetry.cost.record(5.55e-06, attributes, context)
+        telemetry.duration.record(duration, attributes, context)
+        said: dict[str, Any] = {
+            "modelforge.outcome": "completed",
+            "gen_ai.response.model": API_RESPONSE_MODEL,
+            "gen_ai.response.finish_reasons": ("stop",),
+            "gen_ai.usage.input_tokens": 11,
+            "gen_ai.usage.output_tokens": 7,
+            "gen_ai.usage.cache_read.input_tokens": 4,
+            "gen_ai.usage.reasoning.output_tokens": 3,
+            "gen_ai.usage.cost.amount": 5.55e-06,
+            "gen_ai.usage.cost.currency": "USD",
+            "gen_ai.usage.cost.source": "local",
+        }
+        if chunks:
+            telemetry.active_streams.add(-1, self.metric_attributes, context)
+            said["gen_ai.request.stream"] = True
+            said["modelforge.response.chunk_count"] = CHUNKS
+            said["gen_ai.response.time_to_first_chunk"] = first - started
+        else:
+            said["gen_ai.response.id"] = "chatcmpl-1"
+        span.set_attributes(said)
+        span.end()

@@ -1,0 +1,98 @@
+"""Measures variants side by side: many short rounds, in which one process after another takes its turn."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median, quantiles
+from types import TracebackType
+from typing import Self
+
+from modes import CALLS, MODES
+
+HERE = Path(__file__).resolve().parent
+
+Seconds = dict[str, dict[str, list[float]]]
+"""Of each mode and each variant, what one call took in each round."""
+
+
+class Worker:
+    """A process of ``worker.py``; it sleeps but for its own rounds."""
+
+    def __init__(self, variant: str, python: str | Path = sys.executable) -> None:
+        self._process = subprocess.Popen(
+            [python, HERE / "worker.py", variant],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self._variant = variant
+
+    def wait_until_ready(self) -> None:
+        while (line := self._line()) != "ready":
+            print(f"{self._variant}: {line}", file=sys.stderr)
+
+    def round(self, mode: str) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{mode} {CALLS[mode]}\n")
+        self._process.stdin.flush()
+        return float(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._variant}: the worker has ended; run `worker.py {self._variant!r}` to see why")
+        return line.strip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def measure(variants: Mapping[str, tuple[str, str | Path]], *, rounds: int, processes: int) -> Seconds:
+    """Measure variants, each a name in ``worker.py`` and a Python to run it with.
+
+    :param processes: how many processes of each to measure, one set after the other: two processes of one program differ
+        by some percent for as long as they live.
+    """
+    seconds: Seconds = {mode: {name: [] for name in variants} for mode in MODES}
+    for _ in range(processes):
+        with ExitStack() as stack:
+            workers = {name: stack.enter_context(Worker(*variant)) for name, variant in variants.items()}
+            for worker in workers.values():
+                worker.wait_until_ready()
+            for mode in MODES:
+                for _ in range(rounds):
+                    for name in random.sample(list(workers), len(workers)):
+                        seconds[mode][name].append(workers[name].round(mode))
+    return seconds
+
+
+def overhead(seconds: Seconds, mode: str, variant: str, baseline: str = "uninstrumented") -> float:
+    """Return the µs that a call of ``variant`` takes over one of ``baseline``: the median of all rounds."""
+    pairs = zip(seconds[mode][variant], seconds[mode][baseline], strict=True)
+    return median(one - other for one, other in pairs) * 1e6
+
+
+def spread(seconds: Seconds, mode: str, variant: str) -> float:
+    """Return how far apart the middle half of the rounds is, in µs: a difference smaller than this is noise."""
+    low, _, high = quantiles(seconds[mode][variant], n=4)
+    return (high - low) * 1e6
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    text.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    return "\n".join(text)
