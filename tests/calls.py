@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
@@ -81,8 +82,10 @@ ASYNC: dict[str, Callable[[Any], Coroutine[Any, Any, object]]] = {
     "with_structured_output": lambda llm: llm.with_structured_output(Person).ainvoke("Who?"),
     "astream_events": lambda llm: _drain(llm.astream_events("Hi", version="v2")),
     "chain.astream_events": lambda llm: _drain(chain(llm).astream_events({"topic": "bears"}, version="v2")),
-    "modelforge.streaming.stream": _modelforge_stream,
 }
+# Absent before model-forge-llm 2.1.
+if importlib.util.find_spec("modelforge.streaming") is not None:
+    ASYNC["modelforge.streaming.stream"] = _modelforge_stream
 
 
 def model_spans(spans: list[ReadableSpan]) -> list[ReadableSpan]:

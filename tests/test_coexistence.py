@@ -12,7 +12,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import company
@@ -87,7 +86,8 @@ def _provider_requests(way: Way) -> list[Span]:
     return [
         span
         for span in way["spans"]
-        if span["scope"].startswith(HTTP) and span["attributes"]["http.url"].endswith(("/chat/completions", "/api/chat"))
+        if span["scope"].startswith(HTTP)
+        and span["attributes"]["http.url"].endswith(("/chat/completions", "/api/chat"))
     ]
 
 

@@ -31,7 +31,7 @@ from genai_prices.types import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from modelforge.modelsdev import ModelsDevClient
-from modelforge.telemetry import TokenUsage, calculate_cost
+from modelforge.telemetry import PRICING, TokenUsage, calculate_cost
 
 from opentelemetry_instrumentation_modelforge import cost
 from opentelemetry_instrumentation_modelforge.cost import CostFunction, Rates, reference_rates, resolve_rates
@@ -736,7 +736,7 @@ def test_any_number_of_at_least_0_is_an_amount(answer: object, amount: float) ->
     assert CostFunction(lambda *_: answer, "openai", "gpt-4o").amount(Usage(1, 2)) == amount
 
 
-@pytest.mark.parametrize("model", ["gpt-4o", "GPT-4o", "gpt-4", "gpt-4.1", "gpt-3.5-turbo", "gpt-4o-2024-08-06"])
+@pytest.mark.parametrize("model", [*PRICING["github_copilot"], "GPT-4o", "gpt-4o-2024-08-06"])
 def test_the_reference_price_of_copilot_is_the_one_that_modelforge_prints(model: str) -> None:
     printed = calculate_cost("github_copilot", model, TokenUsage(prompt_tokens=1234, completion_tokens=567))
     rates = reference_rates(model)

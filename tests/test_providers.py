@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from conftest import COPILOT_TOKEN, GOOGLE_KEY, OPENAI_KEY, get_llm, without_retries, write_config
+from conftest import COPILOT_TOKEN, COUNTS_REASONING, GOOGLE_KEY, OPENAI_KEY, get_llm, without_retries, write_config
 from google.api_core import exceptions as google_errors
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
@@ -95,7 +95,7 @@ def test_receives_the_key(
     assert provider_server.request.headers[header] == secret
 
 
-@pytest.mark.parametrize("provider", ["openai", "google"])
+@pytest.mark.parametrize("provider", ["openai", pytest.param("google", marks=COUNTS_REASONING)])
 def test_reports_usage(registry: ModelForgeRegistry, provider_server: ProviderServer, provider: str) -> None:
     llm = model(registry, provider)
     chunks = list(llm.stream("Hi", **({"stream_usage": True} if provider == "openai" else {})))

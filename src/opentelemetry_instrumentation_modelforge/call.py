@@ -8,6 +8,7 @@ from traceback import format_exception
 from typing import Final, Literal, cast
 from uuid import UUID
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 from opentelemetry._logs import LogRecord
@@ -23,7 +24,7 @@ from .content import ContentCapture
 from .otel_utils import Guard
 from .redaction import without_credentials, without_quotations
 from .request import request_attributes
-from .response import Response, Usage, read_response
+from .response import Response, Usage, is_of_another_run, read_response
 from .semconv import (
     EVENT_CHUNK,
     EVENT_OPERATION_DETAILS,
@@ -49,6 +50,9 @@ Outcome = Literal["completed", "failed", "cancelled", "closed", "abandoned"]
 _CHARACTERS_PER_TOKEN: Final = 4
 
 _UNREAD: Final = Response()
+
+# langchain-core marks an answer from its cache since it has this method (0.3.76).
+_CACHE_IS_MARKED: Final = hasattr(BaseChatModel, "_convert_cached_generations")
 
 _REQUEST: Final = Guard("describing a request")
 _REQUEST_HOOK: Final = Guard("calling the request_hook")
@@ -229,6 +233,8 @@ class ModelCall(Call):
         with _RESPONSE:
             response = read_response(generations, llm_output)
             self._enclosed.complete(response)
+            if not _CACHE_IS_MARKED and is_of_another_run(generations, self._run_id):
+                response.cached, response.usage, response.cost = True, None, None
         with _PRICE:
             amount = self._template.amount(response)
         with _METRICS:

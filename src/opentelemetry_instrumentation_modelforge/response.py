@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
+from uuid import UUID
 
 _NOTHING: Final[Mapping[str, object]] = {}
 
@@ -76,6 +77,12 @@ def read_response(generations: Sequence[object], llm_output: object) -> Response
                 response.cost = _price(token_usage.get("cost"))
     response.finish_reasons = tuple(reasons)
     return response
+
+
+def is_of_another_run(generations: Sequence[object], run_id: UUID) -> bool:
+    """Return whether LangChain gave the answer its id in another run than ``run_id``: then it kept it since."""
+    identifier = getattr(getattr(generations[0], "message", None), "id", None) if generations else None
+    return isinstance(identifier, str) and identifier.startswith(_RUN_ID_PREFIXES) and str(run_id) not in identifier
 
 
 def _usage_of_message(usage: Mapping[str, object], token_usage: Mapping[str, object]) -> Usage | None:
