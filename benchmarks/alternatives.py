@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from environments import BASE, HERE, OURS, environment, version
-from modes import MODES
+from modes import CLOCKS, MODES
 from rounds import measure, overhead, table
 from worker import ALTERNATIVES
 
@@ -15,6 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="rounds of each variant in each set of processes")
     parser.add_argument("--processes", type=int, default=3, help="sets of processes")
+    parser.add_argument("--clock", choices=CLOCKS, default="cpu", help="CPU time of the process, or wall time")
     parser.add_argument("--environments", type=Path, default=HERE, help="where the virtual environments are kept")
     arguments = parser.parse_args()
     pythons = {
@@ -25,7 +26,7 @@ def main() -> None:
     variants = {f"{package}, uninstrumented": ("uninstrumented", python) for package, python in pythons.items()} | {
         package: ("sampled" if package == NAME else package, python) for package, python in pythons.items()
     }
-    seconds = measure(variants, rounds=arguments.rounds, processes=arguments.processes)
+    seconds = measure(variants, rounds=arguments.rounds, processes=arguments.processes, clock=arguments.clock)
     costs = {
         package: {mode: overhead(seconds, mode, package, f"{package}, uninstrumented") for mode in MODES}
         for package in pythons

@@ -8,7 +8,7 @@ from difflib import unified_diff
 from statistics import median
 from typing import Any
 
-from modes import MODES
+from modes import CLOCKS, MODES
 from rounds import HERE, Seconds, measure, overhead, spread, table
 from worker import OPTIONS, VARIANTS
 
@@ -17,6 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="rounds of each variant in each set of processes")
     parser.add_argument("--processes", type=int, default=3, help="sets of processes")
+    parser.add_argument("--clock", choices=CLOCKS, default="cpu", help="CPU time of the process, or wall time")
     parser.add_argument("--options", action="store_true", help="what each option costs, instead")
     arguments = parser.parse_args()
     if arguments.options:
@@ -25,7 +26,7 @@ def main() -> None:
         names = list(VARIANTS)
         _check_floor()
     variants = {name: (name, sys.executable) for name in names}
-    seconds = measure(variants, rounds=arguments.rounds, processes=arguments.processes)
+    seconds = measure(variants, rounds=arguments.rounds, processes=arguments.processes, clock=arguments.clock)
     print(f"µs of a call over the uninstrumented model; {arguments.processes} × {arguments.rounds} rounds\n")
     print(_overheads(seconds, names))
     if arguments.options:

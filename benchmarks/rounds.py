@@ -35,9 +35,9 @@ class Worker:
         while (line := self._line()) != "ready":
             print(f"{self._variant}: {line}", file=sys.stderr)
 
-    def round(self, mode: str) -> float:
+    def round(self, mode: str, clock: str) -> float:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{mode} {CALLS[mode]}\n")
+        self._process.stdin.write(f"{mode} {CALLS[mode]} {clock}\n")
         self._process.stdin.flush()
         return float(self._line())
 
@@ -58,9 +58,10 @@ class Worker:
         self._process.communicate()
 
 
-def measure(variants: Mapping[str, tuple[str, str | Path]], *, rounds: int, processes: int) -> Seconds:
+def measure(variants: Mapping[str, tuple[str, str | Path]], *, rounds: int, processes: int, clock: str) -> Seconds:
     """Measure variants, each a name in ``worker.py`` and a Python to run it with.
 
+    :param clock: ``cpu``, which other programs on the machine disturb less, or ``wall``.
     :param processes: how many processes of each to measure, one set after the other: two processes of one program differ
         by some percent for as long as they live.
     """
@@ -73,7 +74,7 @@ def measure(variants: Mapping[str, tuple[str, str | Path]], *, rounds: int, proc
             for mode in MODES:
                 for _ in range(rounds):
                     for name in random.sample(list(workers), len(workers)):
-                        seconds[mode][name].append(workers[name].round(mode))
+                        seconds[mode][name].append(workers[name].round(mode, clock))
     return seconds
 
 

@@ -1,7 +1,7 @@
 """One process that calls the model as one variant, on command: so variants take turns without sharing a process.
 
-``python worker.py VARIANT`` prints one line when it is ready, then reads ``MODE CALLS`` lines and answers each with the
-seconds of one call. ``python worker.py VARIANT describe`` prints, as JSON, the telemetry of one call in each mode.
+``python worker.py VARIANT`` prints one line when it is ready, then reads ``MODE CALLS CLOCK`` lines and answers each with
+the seconds of one call. ``python worker.py VARIANT describe`` prints, as JSON, the telemetry of one call in each mode.
 """
 
 import gc
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from model import get_llm
-from modes import CALLS, MODES
+from modes import CALLS, CLOCKS, MODES
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import MeterProvider
@@ -232,7 +232,7 @@ def _describe(variant: str) -> dict[str, Any]:
         kept.at_start.clear()
         kept.ended.clear()
         before = _points(providers)
-        run(model, 1)
+        run(model, 1, CLOCKS["cpu"])
         after = _points(providers)
         described[mode] = {
             "spans": [
@@ -278,15 +278,15 @@ def _serve(variant: str) -> None:
     providers = Providers(sampled=variant != "unsampled")
     model = _prepare(variant, providers)
     for mode, run in MODES.items():
-        run(model, CALLS[mode])
+        run(model, CALLS[mode], CLOCKS["cpu"])
     # Half a million objects that imports have made would be looked through in some rounds and not in others.
     gc.collect()
     gc.freeze()
     gc.disable()
     print("ready", flush=True)
     for line in sys.stdin:
-        mode, calls = line.split()
-        print(MODES[mode](model, int(calls)), flush=True)
+        mode, calls, clock = line.split()
+        print(MODES[mode](model, int(calls), CLOCKS[clock]), flush=True)
         providers.batches.force_flush()
         providers.reader.get_metrics_data()
         gc.collect()

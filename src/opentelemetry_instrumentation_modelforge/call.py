@@ -127,6 +127,7 @@ class ModelCall(Call):
     """A call that has a span and metrics of its own."""
 
     __slots__ = (
+        "_attributes",
         "_chunks",
         "_enclosed",
         "_first_chunk",
@@ -154,9 +155,9 @@ class ModelCall(Call):
         telemetry = template.telemetry
         configuration = telemetry.configuration
         caller = get_current()
-        attributes = template.attributes
+        self._attributes = template.attributes
         if configuration.baggage_keys:
-            attributes = attributes | template.baggage_attributes(caller)
+            self._attributes = self._attributes | template.baggage_attributes(caller)
         self._metric_attributes = template.metric_attributes_in(caller)
         self._prompt = prompt
         self._params = params
@@ -167,7 +168,7 @@ class ModelCall(Call):
         self._first_chunk = 0.0
         self._last_chunk = 0.0
         self.span: Span = telemetry.tracer.start_span(
-            template.span_name, caller, SpanKind.CLIENT, attributes, template.links
+            template.span_name, caller, SpanKind.CLIENT, self._attributes, template.links
         )
         self._started = perf_counter()
         self._enclosed = Enclosed()
@@ -226,6 +227,21 @@ class ModelCall(Call):
         error: BaseException | None = None,
         result: LLMResult | None = None,
     ) -> None:
+        try:
+            self._record(outcome, generations, llm_output, error, result)
+        finally:
+            # Also when an interrupt comes in between.
+            with _END:
+                self.span.end()
+
+    def _record(
+        self,
+        outcome: Outcome,
+        generations: Sequence[object],
+        llm_output: object,
+        error: BaseException | None,
+        result: LLMResult | None,
+    ) -> None:
         duration = perf_counter() - self._started
         telemetry = self._template.telemetry
         response = _UNREAD
@@ -256,8 +272,6 @@ class ModelCall(Call):
         if response_hook is not None and outcome == "completed":
             with _RESPONSE_HOOK:
                 response_hook(self.span, result or _llm_result(generations, llm_output))
-        with _END:
-            self.span.end()
 
     def _emit_content(
         self,
@@ -284,7 +298,7 @@ class ModelCall(Call):
             self.span.set_attributes(content.span_attributes())
         event = None
         if capture.emit_event:
-            attributes: dict[str, AnyValue] = {**self._template.attributes, **self._requested, **outcome_attributes}
+            attributes: dict[str, AnyValue] = {**self._attributes, **self._requested, **outcome_attributes}
             if error is not None:
                 attributes[error_attributes.ERROR_TYPE] = error_type(error)
             if content is not None and capture.on_event:
