@@ -111,7 +111,10 @@ def test_the_reference_names_all_that_is_emitted_and_nothing_else(
         response_format={"type": "json_object"},
     ).invoke("Hi", {"metadata": {"thread_id": "7"}})
     list(llm.stream("Hi"))
-    get_llm(registry, "google", "gemini").bind(top_k=3).invoke([("system", "Be brief."), ("user", "Hi")])
+    ollama = get_llm(registry, "ollama", "llama3")
+    ollama.top_k = 3
+    ollama.invoke("Hi")
+    get_llm(registry, "google", "gemini").invoke([("system", "Be brief."), ("user", "Hi")])
     get_llm(registry, "github_copilot", "gpt-4o").invoke("Hi")
     llm.cache = InMemoryCache()
     llm.invoke("Hi")

@@ -174,7 +174,7 @@ def test_collector_reads_compressed_bodies(example: Callable[[str], Any], names:
     )
     span.attributes.add(key="reasons").value.array_value.values.add(string_value="stop")
     span.links.add(span_id=b"\2" * 8)
-    with example("collector").Collector() as collector, names["_serving"](collector):
+    with example("collector").Collector() as collector, names["serving"](collector):
         body = gzip.compress(request.SerializeToString())
         post = urllib.request.Request(f"{collector.endpoint}/v1/traces", body, {"Content-Encoding": "gzip"})
         urllib.request.urlopen(post).close()

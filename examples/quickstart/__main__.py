@@ -1,19 +1,16 @@
 """Runs the example application under OpenTelemetry and prints the trace and the metrics it sent."""
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from socketserver import BaseServer
 
 from collector import Collector
+from local import environment, serving, write_config
 from server import ChatServer
 from tree import WIDTH, format_metrics, format_trees
 
@@ -26,14 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run it, and return the application's exit code, or 1 where its telemetry is missing."""
     options = _parse(arguments)
     chat, collector = ChatServer(), Collector()
-    with _serving(chat), _serving(collector), tempfile.TemporaryDirectory(prefix="quickstart-") as home:
+    with serving(chat), serving(collector), tempfile.TemporaryDirectory(prefix="quickstart-") as home:
         base_url = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1") if options.real else chat.base_url
-        _write_config(Path(home), base_url, options.model)
+        write_config(Path(home), base_url, options.model)
         command, shown = _command(options.programmatic)
         print(f"$ {shown}", flush=True)
         # In a directory without a .model-forge/config.json, which ModelForge would prefer.
         status = subprocess.run(
-            command, check=False, cwd=home, env=_environment(home, collector.endpoint, options.key)
+            command, check=False, cwd=home, env=environment(home, collector.endpoint, options.key, "quickstart")
         ).returncode
 
     width = shutil.get_terminal_size((WIDTH, 0)).columns
@@ -69,31 +66,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-@contextmanager
-def _serving(server: BaseServer) -> Iterator[None]:
-    # The poll interval is how long shutdown() takes.
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def _write_config(home: Path, base_url: str, model: str) -> None:
-    """Write what `modelforge config add` and `modelforge config use` would."""
-    provider = {
-        "llm_type": "openai_compatible",
-        "base_url": base_url,
-        "auth_strategy": "api_key",
-        "models": {model: {}},
-    }
-    config = {"providers": {"openai": provider}, "current_model": {"provider": "openai", "model": model}}
-    path = home / ".config" / "model-forge" / "config.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(config), encoding="utf-8")
-
-
 def _command(programmatic: bool) -> tuple[list[str], str]:
     """Return the command to run, and what a user would type."""
     if programmatic:
@@ -105,22 +77,6 @@ def _command(programmatic: bool) -> tuple[list[str], str]:
             " It comes with this package's `otel` extra; `./run demo` installs that."
         )
     return [script, sys.executable, str(HERE / "app.py")], "opentelemetry-instrument python app.py"
-
-
-def _environment(home: str, endpoint: str, key: str) -> dict[str, str]:
-    """Return this process's environment, with the example's telemetry and models in place of the user's own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MODELFORGE_", "OTEL_"))}
-    # Whatever proxy the network asks for, it does not lead back to this machine.
-    no_proxy = ",".join(filter(None, (os.environ.get("no_proxy", os.environ.get("NO_PROXY")), "127.0.0.1")))
-    return kept | {
-        "HOME": home,
-        "MODELFORGE_OPENAI_API_KEY": key,
-        "NO_PROXY": no_proxy,
-        "no_proxy": no_proxy,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-        "OTEL_SERVICE_NAME": "quickstart",
-    }
 
 
 def _in_colour() -> bool:

@@ -8,8 +8,8 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import SpanContext, TracerProvider
+from opentelemetry.metrics import MeterProvider, get_meter_provider
+from opentelemetry.trace import SpanContext, TracerProvider, get_tracer_provider
 
 from .call import Call, EnrichingCall, ModelCall, open_calls
 from .coexistence import enclosing_inference
@@ -196,7 +196,9 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             active = active_telemetry()
             if active is not None or self.injected:
                 return active
-        return standalone_telemetry(self._tracer_provider, self._meter_provider)
+        return standalone_telemetry(
+            self._tracer_provider or get_tracer_provider(), self._meter_provider or get_meter_provider()
+        )
 
     def _template_for(self, telemetry: Telemetry) -> CallTemplate:
         return CallTemplate(telemetry, self._identity, created_by=self._created_by, pricing=self._pricing)

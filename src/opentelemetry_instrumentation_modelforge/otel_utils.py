@@ -39,9 +39,13 @@ def _records(provider: TracerProvider | MeterProvider) -> bool:
     return not type(provider).__module__.startswith(_API_PACKAGES)
 
 
-@lru_cache(maxsize=8)
 def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
     """Return this package's tracer from ``tracer_provider``, or from the global one, also if that is set later."""
+    return _tracer_of(tracer_provider or get_tracer_provider())
+
+
+@lru_cache(maxsize=8)
+def _tracer_of(tracer_provider: TracerProvider) -> Tracer:
     return _get_tracer(SCOPE_NAME, __version__, tracer_provider, SCHEMA_URL)
 
 

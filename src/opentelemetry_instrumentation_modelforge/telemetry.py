@@ -122,6 +122,6 @@ def set_active_telemetry(telemetry: Telemetry | None) -> None:
 
 
 @lru_cache(maxsize=8)
-def standalone_telemetry(tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> Telemetry:
+def standalone_telemetry(tracer_provider: TracerProvider, meter_provider: MeterProvider) -> Telemetry:
     """Return what callbacks report to that somebody made by hand, without an instrumentor to configure them."""
     return Telemetry(resolve(check_keywords({})), tracer_provider=tracer_provider, meter_provider=meter_provider)

@@ -1,0 +1,68 @@
+"""A chat service on a ModelForge model, once with coroutines and once with plain functions. No word of telemetry."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated
+
+from fastapi import Depends, FastAPI
+from fastapi.responses import StreamingResponse
+from langchain_core.language_models import BaseChatModel
+from modelforge import ModelForgeRegistry
+from pydantic import BaseModel
+
+# ModelForge writes its log to standard output.
+logging.getLogger("modelforge").setLevel(logging.WARNING)
+
+app = FastAPI()
+registry = ModelForgeRegistry()
+
+
+class Question(BaseModel):
+    text: str
+
+
+class Answer(BaseModel):
+    text: str
+
+
+def model() -> BaseChatModel:
+    return registry.get_llm(enhanced=False)
+
+
+Model = Annotated[BaseChatModel, Depends(model)]
+
+
+@app.post("/chat")
+async def chat(question: Question, llm: Model) -> Answer:
+    reply = await llm.ainvoke(question.text)
+    return Answer(text=str(reply.content))
+
+
+@app.post("/chat/stream")
+async def chat_stream(question: Question, llm: Model) -> StreamingResponse:
+    async def events() -> AsyncIterator[str]:
+        # ChatOpenAI with a base_url of its own asks for a stream's usage only when told to.
+        async for chunk in llm.astream(question.text, stream_usage=True):
+            yield event(chunk.content)
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
+@app.post("/sync/chat")
+def sync_chat(question: Question, llm: Model) -> Answer:
+    return Answer(text=str(llm.invoke(question.text).content))
+
+
+@app.post("/sync/chat/stream")
+def sync_chat_stream(question: Question, llm: Model) -> StreamingResponse:
+    def events() -> Iterator[str]:
+        for chunk in llm.stream(question.text, stream_usage=True):
+            yield event(chunk.content)
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def event(data: object) -> str:
+    """A server-sent event."""
+    return f"data: {json.dumps(data)}\n\n"
