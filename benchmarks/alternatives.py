@@ -1,4 +1,4 @@
-"""What a call costs with the other instrumentations of LangChain, each in an environment of its own, in the same run."""
+"""What a call costs with the other instrumentations of LangChain: each in its own environment, all in the same run."""
 
 import argparse
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, process_time
 from typing import Any
 
@@ -58,3 +59,44 @@ MODES: dict[str, Run] = {
 
 CALLS = {"invoke": 200, "ainvoke": 160, "stream": 60, "astream": 50}
 """Calls in one round: some 50 ms each."""
+
+CONCURRENT_CALLS = 512
+
+
+def _in_threads(call: Callable[[Any], object], threads: int) -> Run:
+    def run(model: Any, calls: int, clock: Callable[[], float]) -> float:
+        def work(share: int) -> None:
+            for _ in range(share):
+                call(model)
+
+        with ThreadPoolExecutor(threads) as pool:
+            # Each thread is there before the clock runs.
+            list(pool.map(work, [1] * threads))
+            started = clock()
+            list(pool.map(work, [calls // threads] * threads))
+            return (clock() - started) / calls
+
+    return run
+
+
+def _in_tasks(call: Callable[[Any], Awaitable[object]], tasks: int) -> Run:
+    async def work(model: Any, share: int) -> None:
+        for _ in range(share):
+            await call(model)
+
+    async def loop(model: Any, calls: int, clock: Callable[[], float]) -> float:
+        started = clock()
+        await asyncio.gather(*(work(model, calls // tasks) for _ in range(tasks)))
+        return (clock() - started) / calls
+
+    return lambda model, calls, clock: asyncio.run(loop(model, calls, clock))
+
+
+AT_ONCE = (1, 8, 64)
+
+CONCURRENT: dict[str, Run] = {}
+for _count in AT_ONCE:
+    CONCURRENT[f"invoke, {_count} threads"] = _in_threads(invoke, _count)
+    CONCURRENT[f"stream, {_count} threads"] = _in_threads(stream, _count)
+    CONCURRENT[f"ainvoke, {_count} tasks"] = _in_tasks(ainvoke, _count)
+    CONCURRENT[f"astream, {_count} tasks"] = _in_tasks(astream, _count)

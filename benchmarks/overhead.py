@@ -27,7 +27,7 @@ def main() -> None:
         _check_floor()
     variants = {name: (name, sys.executable) for name in names}
     seconds = measure(variants, rounds=arguments.rounds, processes=arguments.processes, clock=arguments.clock)
-    print(f"µs of a call over the uninstrumented model; {arguments.processes} × {arguments.rounds} rounds\n")
+    print(f"µs of a call over the uninstrumented model; {arguments.processes} times {arguments.rounds} rounds\n")
     print(_overheads(seconds, names))
     if arguments.options:
         print("\nµs over the default options\n")
@@ -56,7 +56,9 @@ def _check_floor() -> None:
     floor, ours = (_described(variant) for variant in ("floor", "sampled"))
     if floor != ours:
         lines = (json.dumps(described, indent=1).splitlines() for described in (floor, ours))
-        sys.exit("floor.py is out of date:\n" + "\n".join(unified_diff(*lines, "floor", "instrumentation", lineterm="")))
+        sys.exit(
+            "floor.py is out of date:\n" + "\n".join(unified_diff(*lines, "floor", "instrumentation", lineterm=""))
+        )
 
 
 def _described(variant: str) -> Any:

@@ -1,5 +1,6 @@
 """Measures variants side by side: many short rounds, in which one process after another takes its turn."""
 
+import json
 import random
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from statistics import median, quantiles
 from types import TracebackType
 from typing import Self
 
-from modes import CALLS, MODES
+from modes import CALLS, CONCURRENT_CALLS, MODES
 
 HERE = Path(__file__).resolve().parent
 
@@ -37,7 +38,7 @@ class Worker:
 
     def round(self, mode: str, clock: str) -> float:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{mode} {CALLS[mode]} {clock}\n")
+        self._process.stdin.write(json.dumps([mode, CALLS.get(mode, CONCURRENT_CALLS), clock]) + "\n")
         self._process.stdin.flush()
         return float(self._line())
 
@@ -58,20 +59,27 @@ class Worker:
         self._process.communicate()
 
 
-def measure(variants: Mapping[str, tuple[str, str | Path]], *, rounds: int, processes: int, clock: str) -> Seconds:
+def measure(
+    variants: Mapping[str, tuple[str, str | Path]],
+    *,
+    rounds: int,
+    processes: int,
+    clock: str,
+    modes: Iterable[str] = MODES,
+) -> Seconds:
     """Measure variants, each a name in ``worker.py`` and a Python to run it with.
 
     :param clock: ``cpu``, which other programs on the machine disturb less, or ``wall``.
-    :param processes: how many processes of each to measure, one set after the other: two processes of one program differ
-        by some percent for as long as they live.
+    :param processes: how many processes of each to measure, one set after the other: two processes of one program
+        differ by some percent for as long as they live.
     """
-    seconds: Seconds = {mode: {name: [] for name in variants} for mode in MODES}
+    seconds: Seconds = {mode: {name: [] for name in variants} for mode in modes}
     for _ in range(processes):
         with ExitStack() as stack:
             workers = {name: stack.enter_context(Worker(*variant)) for name, variant in variants.items()}
             for worker in workers.values():
                 worker.wait_until_ready()
-            for mode in MODES:
+            for mode in modes:
                 for _ in range(rounds):
                     for name in random.sample(list(workers), len(workers)):
                         seconds[mode][name].append(workers[name].round(mode, clock))
@@ -94,6 +102,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Return a Markdown table."""
     lines = [list(head), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    text = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
     text.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
     return "\n".join(text)

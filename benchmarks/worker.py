@@ -1,7 +1,8 @@
 """One process that calls the model as one variant, on command: so variants take turns without sharing a process.
 
-``python worker.py VARIANT`` prints one line when it is ready, then reads ``MODE CALLS CLOCK`` lines and answers each with
-the seconds of one call. ``python worker.py VARIANT describe`` prints, as JSON, the telemetry of one call in each mode.
+``python worker.py VARIANT`` prints one line when it is ready. Then it reads JSON lines, each a mode, a number of calls
+and a clock, and answers each with the seconds of one call. ``python worker.py VARIANT describe`` prints, as JSON, the
+telemetry of one call in each mode.
 """
 
 import gc
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from model import get_llm
-from modes import CALLS, CLOCKS, MODES
+from modes import CALLS, CLOCKS, CONCURRENT, MODES
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import MeterProvider
@@ -285,8 +286,8 @@ def _serve(variant: str) -> None:
     gc.disable()
     print("ready", flush=True)
     for line in sys.stdin:
-        mode, calls, clock = line.split()
-        print(MODES[mode](model, int(calls), CLOCKS[clock]), flush=True)
+        mode, calls, clock = json.loads(line)
+        print((MODES | CONCURRENT)[mode](model, calls, CLOCKS[clock]), flush=True)
         providers.batches.force_flush()
         providers.reader.get_metrics_data()
         gc.collect()

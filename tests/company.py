@@ -11,10 +11,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
-from typing import Any
+from threading import Thread
+from typing import Any, Self
+
+import pytest
 
 OTHERS = {
     "langchain": ("opentelemetry.instrumentation.genai.langchain", "LangChainInstrumentor"),
@@ -58,6 +63,15 @@ STEPS = (
 )
 """Each is on top of the other and below it, and is undone from there, and comes again."""
 
+
+def steps_of(names: Sequence[str]) -> Sequence[tuple[str, set[str]]]:
+    """The steps a combination goes through."""
+    if not any(name in OTHERS for name in names):
+        return STEPS[:1]
+    # OpenLLMetry's instrumentors cannot be undone, and those of third parties wrap nothing that we do.
+    return STEPS if all(name in ("langchain", "openai") for name in names) else STEPS[:6]
+
+
 MODELS = {"openai": "gpt-4o-mini", "ollama": "llama3"}
 CALLS = {
     "invoke": 1,
@@ -77,6 +91,8 @@ CALLS = {
     "enhanced.astream": 1,
     "ollama.invoke": 1,
     "ollama.stream": 1,
+    "unnamed.invoke": 1,
+    "unnamed.ainvoke": 1,
     "agent.invoke": 2,
     "agent.ainvoke": 2,
     "agent.stream": 2,
@@ -92,7 +108,7 @@ CALLS = {
 """How many model calls each way of calling makes."""
 
 
-def missing(names: list[str]) -> str | None:
+def missing(names: Sequence[str]) -> str | None:
     """What is not installed."""
     for name in (*(DISTRIBUTIONS[name] for name in names), "langgraph", "opentelemetry-instrumentation-httpx"):
         try:
@@ -105,6 +121,7 @@ def missing(names: list[str]) -> str | None:
 def main(names: list[str]) -> None:
     # Before anything else, as it keeps the user's own configuration away.
     from conftest import OPENAI_KEY, write_config
+    from langchain_core.tracers.langchain import wait_for_all_tracers
     from modelforge.modelsdev import ModelsDevClient
     from opentelemetry import metrics, trace
     from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
@@ -113,10 +130,10 @@ def main(names: list[str]) -> None:
 
     logged = Logged()
     logging.getLogger().addHandler(logged)
-    with ProviderServer() as server:
+    with ProviderServer() as server, LangSmith() as langsmith:
         for name in names:
             os.environ.update(LANGSMITH.get(name, {}))
-        os.environ.update(LANGSMITH_ENDPOINT=server.url, LANGSMITH_API_KEY="no-key-needed")
+        os.environ.update(LANGSMITH_ENDPOINT=langsmith.url, LANGSMITH_API_KEY="no-key-needed")
         ModelsDevClient.BASE_URL = server.url
         write_config(
             {
@@ -141,7 +158,10 @@ def main(names: list[str]) -> None:
         # ModelForge writes its log to standard output.
         logging.getLogger("modelforge").setLevel(logging.ERROR)
         steps = {step: recorder.record(server, logged) for step in _steps(names)}
-        print(json.dumps(steps))
+        # LangSmith sends, or makes spans of, what it was told some time later.
+        wait_for_all_tracers()
+        later = [span["scope"] for span in recorder.spans()]
+        print(json.dumps({"steps": steps, "later": later, "langsmith": langsmith.requests}))
 
 
 def _steps(names: list[str]) -> Iterator[str]:
@@ -151,13 +171,64 @@ def _steps(names: list[str]) -> Iterator[str]:
         OURS: [ModelForgeInstrumentor()],
         THEIRS: [getattr(import_module(OTHERS[name][0]), OTHERS[name][1])() for name in names if name in OTHERS],
     }
-    for step, _ in STEPS if instrumentors[THEIRS] else STEPS[:1]:
+    functions = _functions()
+    for step, instrumented in steps_of(names):
         for instrumentor in instrumentors[step[1:].split()[0]]:
             if step[0] == "+":
                 instrumentor.instrument(skip_dep_check=True)
             else:
                 instrumentor.uninstrument()
+        assert instrumented or _functions() == functions
         yield step
+
+
+def _functions() -> list[Any]:
+    """What is patched."""
+    from langchain_core.language_models.chat_models import BaseChatModel
+    from modelforge import ModelForgeRegistry
+
+    return [
+        vars(owner)[name]
+        for owner, names in (
+            (BaseChatModel, ("generate", "agenerate", "_generate_with_cache", "_agenerate_with_cache")),
+            (BaseChatModel, ("stream", "astream")),
+            (ModelForgeRegistry, ("__init__", "get_llm")),
+        )
+        for name in names
+    ]
+
+
+class LangSmith(ThreadingHTTPServer):
+    """Takes whatever it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _LangSmithHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.requests: list[str] = []
+
+    def __enter__(self) -> Self:
+        Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _LangSmithHandler(BaseHTTPRequestHandler):
+    server: LangSmith
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.requests.append(self.path)
+        self.send_response(HTTPStatus.OK)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_POST = do_PATCH = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
 
 
 class Logged(logging.Handler):
@@ -203,10 +274,11 @@ class Recorder:
             with tracer.start_as_current_span("caller"):
                 way()
             assert get_current() is before, f"{name} left a context attached"
-            recorded[name] = {"spans": self._spans(), "metrics": self._metrics(), "logged": list(logged.messages)}
+            recorded[name] = {"spans": self.spans(), "metrics": self._metrics(), "logged": list(logged.messages)}
         return recorded
 
-    def _spans(self) -> list[dict[str, Any]]:
+    def spans(self) -> list[dict[str, Any]]:
+        """The spans that ended since the last call began."""
         return [
             {
                 "name": span.name,
@@ -237,12 +309,15 @@ class Recorder:
 
 def _ways(server: Any) -> Iterator[tuple[str, Callable[[], object]]]:
     """Every way to call a model that is new from ``get_llm``."""
-    from calls import chain, weather
+    from calls import EchoModel, chain, weather
     from conftest import get_llm, without_retries
     from langchain_core.messages import HumanMessage
     from langgraph.prebuilt import create_react_agent
     from modelforge import ModelForgeRegistry
+    from openai import AuthenticationError
     from providers import Reply
+
+    from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback
 
     registry = ModelForgeRegistry()
 
@@ -251,6 +326,8 @@ def _ways(server: Any) -> Iterator[tuple[str, Callable[[], object]]]:
     for openai in (llm, enhanced._wrapped_llm):
         openai.stream_usage = True
     ollama = get_llm(registry, "ollama", "llama3")
+    # The official LangChain instrumentation passes over a model that does not say which it is.
+    unnamed = EchoModel(callbacks=[OpenTelemetryCallback("openai", "fast")])
     agent = create_react_agent(llm, [weather])
     question = {"messages": [HumanMessage("How is the weather?")]}
     topic = {"topic": "bears"}
@@ -261,14 +338,9 @@ def _ways(server: Any) -> Iterator[tuple[str, Callable[[], object]]]:
     def failing(call: Callable[[], object]) -> Callable[[], None]:
         def way() -> None:
             server.reply = Reply(status=401)
-            try:
+            with pytest.raises(AuthenticationError):
                 call()
-            except Exception as error:
-                assert type(error).__name__ == "AuthenticationError"
-            else:
-                raise AssertionError("it did not fail")
-            finally:
-                server.reply = Reply()
+            server.reply = Reply()
 
         return way
 
@@ -324,6 +396,8 @@ def _ways(server: Any) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "enhanced.astream", run(lambda: drain(enhanced.astream("Hi")))
     yield "ollama.invoke", lambda: ollama.invoke("Hi")
     yield "ollama.stream", lambda: list(ollama.stream("Hi"))
+    yield "unnamed.invoke", lambda: unnamed.invoke("Hi")
+    yield "unnamed.ainvoke", run(lambda: unnamed.ainvoke("Hi"))
     yield "agent.invoke", lambda: agent.invoke(question)
     yield "agent.ainvoke", run(lambda: agent.ainvoke(question))
     yield "agent.stream", lambda: list(agent.stream(question))

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, closing
 from typing import Annotated
 
 from fastapi import Depends, FastAPI
@@ -30,7 +31,14 @@ def model() -> BaseChatModel:
     return registry.get_llm(enhanced=False)
 
 
+def opened() -> Iterator[ExitStack]:
+    """What a request has opened, to be closed with it."""
+    with ExitStack() as stack:
+        yield stack
+
+
 Model = Annotated[BaseChatModel, Depends(model)]
+Opened = Annotated[ExitStack, Depends(opened)]
 
 
 @app.post("/chat")
@@ -55,12 +63,10 @@ def sync_chat(question: Question, llm: Model) -> Answer:
 
 
 @app.post("/sync/chat/stream")
-def sync_chat_stream(question: Question, llm: Model) -> StreamingResponse:
-    def events() -> Iterator[str]:
-        for chunk in llm.stream(question.text, stream_usage=True):
-            yield event(chunk.content)
-
-    return StreamingResponse(events(), media_type="text/event-stream")
+def sync_chat_stream(question: Question, llm: Model, opened: Opened) -> StreamingResponse:
+    # When a client goes away, Starlette leaves a plain generator to the garbage collector, and the model goes on.
+    chunks = opened.enter_context(closing(llm.stream(question.text, stream_usage=True)))
+    return StreamingResponse((event(chunk.content) for chunk in chunks), media_type="text/event-stream")
 
 
 def event(data: object) -> str:

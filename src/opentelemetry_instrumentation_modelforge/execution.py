@@ -11,7 +11,6 @@ from functools import wraps
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from opentelemetry.context import Context, attach, detach, get_current
-from wrapt import ObjectProxy
 
 from .call import Call, open_calls
 from .otel_utils import Guard
@@ -72,21 +71,31 @@ class StreamFrame:
                 self.call.fail(error)
 
 
-class _Steps(ObjectProxy):  # pyright: ignore[reportMissingTypeArgument, reportUntypedBaseClass]
+class _Steps:
     """A generator of which each step runs in the context of its call.
 
-    A proxy, because a generator around the generator would be a second one for the garbage collector and the event loop
-    to close, each in its own way and time.
+    It passes for the generator. A generator around the generator would be a second one for the garbage collector and the
+    event loop to close, each in its own way and time.
     """
 
-    __wrapped__: Any
+    __slots__ = ("__weakref__", "_frame", "_generator")
 
-    def __init__(self, generator: object) -> None:
-        super().__init__(generator)  # pyright: ignore[reportUnknownMemberType]
-        self._self_frame = StreamFrame()
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+        self._frame = StreamFrame()
+
+    @property
+    def __class__(self) -> Any:
+        return type(self._generator)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+    def __repr__(self) -> str:
+        return repr(self._generator)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.__wrapped__.__reduce_ex__(protocol)
+        return self._generator.__reduce_ex__(protocol)
 
 
 class Stream(_Steps):
@@ -96,25 +105,25 @@ class Stream(_Steps):
         return self
 
     def __next__(self) -> Any:
-        return self._self_step(next, self.__wrapped__)
+        return self._step(next, self._generator)
 
     def send(self, value: Any) -> Any:
         """Resume the generator with ``value``."""
-        return self._self_step(self.__wrapped__.send, value)
+        return self._step(self._generator.send, value)
 
     def throw(self, *error: Any) -> Any:
         """Resume the generator with an exception."""
         try:
-            return self._self_step(self.__wrapped__.throw, *error)
+            return self._step(self._generator.throw, *error)
         finally:
             del error
 
     def close(self) -> None:
         """Close the generator."""
-        self._self_step(self.__wrapped__.close)
+        self._step(self._generator.close)
 
-    def _self_step(self, resume: Callable[..., Any], *args: Any) -> Any:
-        frame = self._self_frame
+    def _step(self, resume: Callable[..., Any], *args: Any) -> Any:
+        frame = self._frame
         entry = _enter(frame, frame.call)
         try:
             return resume(*args)
@@ -130,7 +139,7 @@ class Stream(_Steps):
 
     def __del__(self) -> None:
         # Whatever the provider's client does to end the request belongs to the call.
-        if self._self_frame.call is not None:
+        if self._frame.call is not None:
             self.close()
 
 
@@ -141,22 +150,22 @@ class AsyncStream(_Steps):
         return self
 
     def __anext__(self) -> Awaitable[Any]:
-        return self._self_step(self.__wrapped__.__anext__)
+        return self._step(self._generator.__anext__)
 
     def asend(self, value: Any) -> Awaitable[Any]:
         """Resume the generator with ``value``."""
-        return self._self_step(self.__wrapped__.asend, value)
+        return self._step(self._generator.asend, value)
 
     def athrow(self, *error: Any) -> Awaitable[Any]:
         """Resume the generator with an exception."""
-        return self._self_step(self.__wrapped__.athrow, *error)
+        return self._step(self._generator.athrow, *error)
 
     def aclose(self) -> Awaitable[None]:
         """Close the generator."""
-        return self._self_step(self.__wrapped__.aclose)
+        return self._step(self._generator.aclose)
 
-    async def _self_step(self, resume: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        frame = self._self_frame
+    async def _step(self, resume: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        frame = self._frame
         entry = _enter(frame, frame.call)
         try:
             return await resume(*args)
@@ -172,7 +181,7 @@ class AsyncStream(_Steps):
 
     def __del__(self) -> None:
         # The event loop closes the generator later, by a task that may be cancelled before it begins, or never.
-        self._self_frame.fail(GeneratorExit())
+        self._frame.fail(GeneratorExit())
 
 
 Frame = GenerateFrame | StreamFrame

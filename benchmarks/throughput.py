@@ -1,0 +1,32 @@
+"""How many calls a second one process makes, alone and at once: a lock would show as a ratio that falls."""
+
+import argparse
+import sys
+from statistics import median
+
+from modes import AT_ONCE, CONCURRENT
+from rounds import measure, table
+
+COMPARED = ("uninstrumented", "floor", "sampled")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each variant in each set of processes")
+    parser.add_argument("--processes", type=int, default=3, help="sets of processes")
+    arguments = parser.parse_args()
+    variants = {name: (name, sys.executable) for name in COMPARED}
+    # By the wall: a thread that waits for a lock uses no CPU.
+    seconds = measure(
+        variants, rounds=arguments.rounds, processes=arguments.processes, clock="wall", modes=list(CONCURRENT)
+    )
+    rows: list[list[str]] = []
+    for mode in sorted(CONCURRENT, key=lambda mode: list(CONCURRENT).index(mode) % (len(CONCURRENT) // len(AT_ONCE))):
+        plain, floor, ours = (median(seconds[mode][name]) for name in COMPARED)
+        rows.append([mode, *(f"{1 / each:,.0f}" for each in (plain, floor, ours)), f"{plain / ours:.2f}"])
+    print("Calls a second\n")
+    print(table(["", *COMPARED, "sampled ÷ uninstrumented"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The FastAPI example, with what only the tests ask of a service."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from app import Answer, Model, Question, app, registry
+from fastapi import FastAPI
+from opentelemetry import trace
+
+__all__ = ["app"]
+
+# Made when the module is imported: under a server that preloads it, before the fork.
+imported = registry.get_llm(enhanced=False)
+
+
+@app.post("/imported/chat")
+async def imported_chat(question: Question) -> Answer:
+    return Answer(text=str((await imported.ainvoke(question.text)).content))
+
+
+@app.post("/imported/sync/chat")
+def imported_sync_chat(question: Question) -> Answer:
+    return Answer(text=str(imported.invoke(question.text).content))
+
+
+@app.get("/pid")
+async def pid() -> int:
+    return os.getpid()
+
+
+try:
+    from fastapi.sse import EventSourceResponse
+except ImportError:  # FastAPI before 0.135
+    pass
+else:
+
+    @app.post("/native/chat/stream", response_class=EventSourceResponse)
+    async def native_chat_stream(question: Question, llm: Model) -> AsyncIterator[Any]:
+        async for chunk in llm.astream(question.text):
+            yield chunk.content
+
+    @app.post("/native/sync/chat/stream", response_class=EventSourceResponse)
+    def native_sync_chat_stream(question: Question, llm: Model) -> Iterator[Any]:
+        for chunk in llm.stream(question.text):
+            yield chunk.content
+
+
+@asynccontextmanager
+async def flushing(app: FastAPI) -> AsyncIterator[None]:
+    """Export what is left when the service ends: uvicorn ends by the signal that asked it to, without `atexit`."""
+    yield
+    trace.get_tracer_provider().force_flush()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+app.router.lifespan_context = flushing
