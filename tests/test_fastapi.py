@@ -19,11 +19,13 @@ from test_quickstart import missing
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
-if reason := missing() or importlib.util.find_spec("opentelemetry.instrumentation.fastapi") is None:
-    pytest.skip(str(reason), allow_module_level=True)
+if reason := missing():
+    pytest.skip(reason, allow_module_level=True)
+if importlib.util.find_spec("opentelemetry.instrumentation.fastapi") is None:
+    pytest.skip("the instrumentation of FastAPI is not installed", allow_module_level=True)
 
-import load
-from services import (
+import load  # noqa: E402
+from services import (  # noqa: E402
     CLIENT,
     FASTAPI,
     GET_LLM,

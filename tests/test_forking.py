@@ -12,8 +12,8 @@ from providers import ProviderServer, Reply
 for package in ("fastapi", "gunicorn", "uvicorn_worker"):
     pytest.importorskip(package)
 
-from services import FASTAPI, MODEL, Services, collecting, named, without_parts
-from test_fastapi import Caller, ask
+from services import FASTAPI, MODEL, Services, collecting, named, without_parts  # noqa: E402
+from test_fastapi import Caller, ask  # noqa: E402
 
 WORKERS = 4
 REQUESTS = 48

@@ -399,8 +399,8 @@ class EnrichingCall(Call):
 
     def chunk(self, chunk: object) -> None:
         """Take a stream's usage from the chunk that has it."""
-        # At the stream's end the other instrumentation hears first.
-        if getattr(getattr(chunk, "message", None), "usage_metadata", None):
+        # At the stream's end the other instrumentation hears first. Ollama's usage is in the chunk's own information.
+        if getattr(getattr(chunk, "message", None), "usage_metadata", None) or getattr(chunk, "generation_info", None):
             with _CHUNK:
                 self._publish(read_response((chunk,), None))
 

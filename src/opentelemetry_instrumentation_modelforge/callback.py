@@ -168,8 +168,9 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             template = self._template = self._template_for(telemetry)
         params: Mapping[str, object] | None = kwargs.get("invocation_params")
         frame = current_frame()
-        template = template.of(operation, requested_model(params))
-        enclosing = enclosing_inference(operation, run_id)
+        model = requested_model(params)
+        template = template.of(operation, model)
+        enclosing = enclosing_inference(operation, run_id, model or (metadata or {}).get("ls_model_name"))
         call: Call
         if enclosing is not None:
             call = EnrichingCall(template, run_id, enclosing)

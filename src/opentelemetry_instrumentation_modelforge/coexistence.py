@@ -80,14 +80,18 @@ def enclosing_context(context: Context, enclosed: Enclosed) -> Context:
     return Context({**context, CLIENT_INFERENCE_CONTEXT_KEY: enclosed, _OPENLLMETRY_KEY: True})
 
 
-def enclosing_inference(operation: str, run_id: UUID) -> Enclosing | None:
-    """Return the inference that another instrumentation has for this run, or None if the run is ours to describe."""
+def enclosing_inference(operation: str, run_id: UUID, model: object) -> Enclosing | None:
+    """Return the inference that another instrumentation has for this run, or None if the run is ours to describe.
+
+    :param model: the name that the run gives its model, if it does.
+    """
     data = get_current().get(CLIENT_INFERENCE_CONTEXT_KEY)
     # Not within another call of ours: a model that calls a model makes two calls.
     if isinstance(data, InferenceData) and not isinstance(data, Enclosed):
         return Enclosing(run_id, data)
-    if operation == OPERATION_CHAT and (invocations := _langchain_invocations()) is not None:
-        # It hears of every chat model's run, before us in a synchronous one and after us in an asynchronous one.
+    if model is not None and operation == OPERATION_CHAT and (invocations := _langchain_invocations()) is not None:
+        # It describes every run of a chat model that has a name, and hears of a synchronous one before us and of an
+        # asynchronous one after us.
         return Enclosing(run_id, None, invocations)
     return None
 

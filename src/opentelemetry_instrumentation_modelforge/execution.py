@@ -74,8 +74,8 @@ class StreamFrame:
 class _Steps:
     """A generator of which each step runs in the context of its call.
 
-    It passes for the generator. A generator around the generator would be a second one for the garbage collector and the
-    event loop to close, each in its own way and time.
+    It passes for the generator. A generator around the generator would be a second one for the garbage collector and
+    the event loop to close, each in its own way and time.
     """
 
     __slots__ = ("__weakref__", "_frame", "_generator")
@@ -85,8 +85,8 @@ class _Steps:
         self._frame = StreamFrame()
 
     @property
-    def __class__(self) -> Any:
-        return type(self._generator)
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._generator.__class__
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._generator, name)

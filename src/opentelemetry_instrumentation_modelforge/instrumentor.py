@@ -141,11 +141,10 @@ class _Installation:
             (BaseChatModel, "astream", execution.astream),
         )
         for owner, name, wrap in table:
-            original = vars(owner).get(name)
-            if original is None:
-                _logger.warning("%s has no %s: what depends on it is missing from telemetry", owner.__name__, name)
+            if name in vars(owner):
+                self._patches.append(_Patch(owner, name, wrap))
             else:
-                self._patches.append(_Patch(owner, name, original, wrap(original)))
+                _logger.warning("%s has no %s: what depends on it is missing from telemetry", owner.__name__, name)
         set_active_telemetry(telemetry)
         # Registered after the SDK's own, so run before it: a stream open at exit is still exported.
         atexit.register(abandon_open_calls)
@@ -170,12 +169,21 @@ class _Patch:
 
     __slots__ = ("_name", "_original", "_owner", "_wrapper")
 
-    def __init__(self, owner: type, name: str, original: Callable[..., Any], wrapper: Callable[..., Any]) -> None:
+    def __init__(self, owner: type, name: str, wrap: Wrap) -> None:
         self._owner = owner
         self._name = name
+        # Below the wrapt proxies of other instrumentations, where ours is as well if they come later: each of them
+        # takes off what is outermost when it is undone, and only a proxy binds what it wraps to the instance.
+        outer: Any = None
+        original: Any = vars(owner)[name]
+        while isinstance(original, FunctionWrapper):
+            outer, original = original, original.__wrapped__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         self._original = original
-        self._wrapper = wrapper
-        setattr(owner, name, wrapper)
+        self._wrapper = wrap(original)
+        if outer is None:
+            setattr(owner, name, self._wrapper)
+        else:
+            outer.__wrapped__ = self._wrapper
 
     def undo(self) -> None:
         """Put the original back, also from under the wrappers that others have put around ours since."""
