@@ -18,6 +18,9 @@ from opentelemetry_instrumentation_modelforge.config import check_keywords, reso
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
+NEEDED = {"fastapi.md": "fastapi", "celery.md": "celery", "agents.md": "langgraph"}
+"""What only the environment of a page's own tests has."""
+
 PYTHON = [example for example in find_examples(*map(str, PAGES)) if example.prefix in ("py", "python")]
 
 
@@ -31,6 +34,8 @@ def uninstrumented() -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore:Starting in model-forge v2.3.0")
 @pytest.mark.parametrize("example", PYTHON, ids=str)
 def test_python_runs(example: CodeExample, eval_example: EvalExample, registry: Any, uninstrumented: None) -> None:
+    if needed := NEEDED.get(example.path.name):
+        pytest.importorskip(needed)
     llm = get_llm(registry, "openai", "gpt-4o-mini")
     given = {"ModelForgeInstrumentor": ModelForgeInstrumentor, "registry": registry, "llm": llm}
     eval_example.run(example, module_globals=given)

@@ -17,7 +17,7 @@ if reason := missing():
 if importlib.util.find_spec("opentelemetry.instrumentation.fastapi") is None:
     pytest.skip("the instrumentation of FastAPI is not installed", allow_module_level=True)
 
-from services import FASTAPI  # noqa: E402
+from services import FASTAPI
 
 CHAT = """\
 {0}├─ POST {1}: N · http://N:N{1}

@@ -1,5 +1,6 @@
 """One model call's telemetry: its span, its metrics and its event. The only file that emits them."""
 
+import os
 from abc import ABC, abstractmethod
 from asyncio import CancelledError
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,6 +71,10 @@ _END: Final = Guard("ending a span")
 open_calls: Final[dict[UUID, "Call"]] = {}
 """Every call in flight in this process by LangChain's run id: who finds a run here leaves it alone, so that a model
 with two callbacks has one span, and whoever takes it out ends it, so that a call ends once."""
+
+if hasattr(os, "register_at_fork"):
+    # The calls that are open at a fork are the parent's to end.
+    os.register_at_fork(after_in_child=open_calls.clear)
 
 
 class Call(ABC):

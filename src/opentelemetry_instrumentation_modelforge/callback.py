@@ -1,6 +1,8 @@
 """``OpenTelemetryCallback``: LangChain's events as the beginning, the chunks and the end of a model call."""
 
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, Final, Self, cast
 from uuid import UUID
 
@@ -15,6 +17,7 @@ from .call import Call, EnrichingCall, ModelCall, open_calls
 from .coexistence import enclosing_inference
 from .execution import current_frame
 from .identity import ModelIdentity
+from .instrumentor import ModelForgeInstrumentor
 from .otel_utils import Guard
 from .request import requested_model
 from .semconv import OPERATION_CHAT, OPERATION_TEXT_COMPLETION
@@ -48,6 +51,8 @@ class OpenTelemetryCallback(BaseCallbackHandler):
 
     # Else LangChain sends every event of an async call through a thread pool.
     run_inline = True
+    # All that gets past the guards is an interrupt, which LangChain would swallow.
+    raise_error = True
 
     def __init__(
         self,
@@ -223,3 +228,10 @@ class OpenTelemetryCallback(BaseCallbackHandler):
     def __getstate__(self) -> dict[str, Any]:
         # Providers and tracers hold locks, threads and sockets, and belong to one process.
         return self.__dict__ | {"_tracer_provider": None, "_meter_provider": None, "_template": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.injected and ModelForgeInstrumentor().is_instrumented_by_opentelemetry:
+            # It waits for this import, which a process that only unpickles models never makes.
+            with suppress(ImportError):
+                import_module("modelforge.registry")

@@ -4,6 +4,7 @@ from contextlib import suppress
 from functools import lru_cache
 from logging import DEBUG, WARNING, getLogger
 from os import environ
+from signal import getsignal, valid_signals
 from types import TracebackType
 from typing import Final
 
@@ -53,8 +54,9 @@ class Guard:
     """Context manager that swallows and logs an :class:`Exception` of the telemetry code inside it.
 
     One instance stands for one site. Its first fault is logged at WARNING, later ones at DEBUG, each with its
-    traceback. What is no ``Exception`` (``KeyboardInterrupt``, ``CancelledError``, ``GeneratorExit``) passes. The
-    application's own calls do not belong inside.
+    traceback. What is no ``Exception`` (``KeyboardInterrupt``, ``CancelledError``, ``GeneratorExit``) passes, and so
+    does what a signal handler raises (Celery's ``SoftTimeLimitExceeded``). The application's own calls do not belong
+    inside.
     """
 
     __slots__ = ("_reported", "_site")
@@ -69,7 +71,7 @@ class Guard:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if not isinstance(exc, Exception):
+        if not isinstance(exc, Exception) or _is_from_signal_handler(traceback):
             return False
         level = DEBUG if self._reported else WARNING
         self._reported = True
@@ -79,3 +81,12 @@ class Guard:
         with suppress(Exception):
             _logger.log(level, "Telemetry fault while %s; the application is not affected", self._site, exc_info=exc)
         return True
+
+
+def _is_from_signal_handler(traceback: TracebackType | None) -> bool:
+    handlers = {getattr(getsignal(number), "__code__", None) for number in valid_signals()}
+    while traceback is not None:
+        if traceback.tb_frame.f_code in handlers:
+            return True
+        traceback = traceback.tb_next
+    return False

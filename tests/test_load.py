@@ -1,0 +1,27 @@
+"""The load test of `load.py`, made small."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from test_quickstart import missing
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+if reason := missing():
+    pytest.skip(reason, allow_module_level=True)
+if importlib.util.find_spec("opentelemetry.instrumentation.fastapi") is None:
+    pytest.skip("the instrumentation of FastAPI is not installed", allow_module_level=True)
+
+import load
+
+
+def test_under_load_each_request_has_one_correct_trace(tmp_path: Path) -> None:
+    result = load.run(tmp_path, requests=300, clients=32)
+    assert result.mistakes == {}
+    assert result.strangers == 0
+    assert sum(result.outcomes.values()) == 300
+    assert "Telemetry fault" not in result.log
+    assert "detach" not in result.log
