@@ -3,12 +3,10 @@
 import argparse
 from pathlib import Path
 
-from environments import BASE, HERE, OURS, environment, version
+from environments import BASE, HERE, NAME, REQUIREMENTS, environment, version
 from modes import CLOCKS, MODES
 from rounds import measure, overhead, table
 from worker import ALTERNATIVES
-
-NAME = "opentelemetry-instrumentation-modelforge"
 
 
 def main() -> None:
@@ -19,7 +17,7 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=HERE, help="where the virtual environments are kept")
     arguments = parser.parse_args()
     pythons = {
-        package: environment(package, *BASE, OURS if package == NAME else package, directory=arguments.environments)
+        package: environment(package, *BASE, REQUIREMENTS.get(package, package), directory=arguments.environments)
         for package in (NAME, *ALTERNATIVES)
     }
     # Each next to the same model uninstrumented in the same environment, whose libraries may be other releases.

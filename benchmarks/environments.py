@@ -9,7 +9,13 @@ PROJECT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent / ".environments"
 
 BASE = ("model-forge-llm", "opentelemetry-sdk", "opentelemetry-distro")
-OURS = f"{PROJECT}[cost]"
+NAME = "opentelemetry-instrumentation-modelforge"
+REQUIREMENTS = {
+    NAME: f"{PROJECT}[cost]",
+    # Else pip keeps the newest OpenTelemetry, and takes a release of openlit too old to bound it and to run with it.
+    "openlit": "openlit >= 1.45",
+}
+"""What to install for a package, where that is more than its name."""
 
 
 def environment(name: str, *requirements: str, directory: Path = HERE) -> Path:

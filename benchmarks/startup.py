@@ -7,11 +7,9 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from environments import BASE, HERE, OURS, environment
+from environments import BASE, HERE, NAME, REQUIREMENTS, environment
 from rounds import table
 from worker import ALTERNATIVES
-
-NAME = "opentelemetry-instrumentation-modelforge"
 
 # No exporter: neither a collector that is not there nor the import of one is what is measured.
 ENVIRONMENT = {
@@ -38,8 +36,9 @@ def main() -> None:
     arguments = parser.parse_args()
     environments = {"without": environment("without", *BASE, directory=arguments.environments)}
     for package in (NAME, *(ALTERNATIVES if arguments.alternatives else ())):
-        requirement = OURS if package == NAME else package
-        environments[package] = environment(package, *BASE, requirement, directory=arguments.environments)
+        environments[package] = environment(
+            package, *BASE, REQUIREMENTS.get(package, package), directory=arguments.environments
+        )
     start: dict[str, list[float]] = {name: [] for name in environments}
     imports: dict[str, list[float]] = {name: [] for name in environments}
     first: dict[str, list[float]] = {name: [] for name in environments}

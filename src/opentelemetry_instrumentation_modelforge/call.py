@@ -3,8 +3,10 @@
 import os
 from abc import ABC, abstractmethod
 from asyncio import CancelledError
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from time import perf_counter
+from threading import get_ident
+from time import perf_counter, time_ns
 from traceback import format_exception
 from typing import Final, Literal, cast
 from uuid import UUID
@@ -76,13 +78,33 @@ if hasattr(os, "register_at_fork"):
     # The calls that are open at a fork are the parent's to end.
     os.register_at_fork(after_in_child=open_calls.clear)
 
+_dropped: Final[deque["Call"]] = deque()
+"""Calls whose streams the garbage collector found, to be ended where it is not at work."""
+
+_collecting: int | None = None
+"""The thread the garbage collector is at work in."""
+
+
+def note_collection(phase: str, info: Mapping[str, int]) -> None:
+    """Note whether the garbage collector is at work; for ``gc.callbacks``."""
+    global _collecting  # noqa: PLW0603
+    _collecting = get_ident() if phase == "start" else None
+
+
+def _end_dropped() -> None:
+    while _dropped:
+        _dropped.popleft().close()
+
 
 class Call(ABC):
     """One call of a model, from LangChain's start event to its end, whichever way it ends."""
 
-    __slots__ = ("_run_id", "_template", "context")
+    __slots__ = ("_dropped_at", "_run_id", "_template", "context")
 
     def __init__(self, template: CallTemplate, run_id: UUID, context: Context | None) -> None:
+        if _dropped:
+            _end_dropped()
+        self._dropped_at: float | None = None
         self._template = template
         self._run_id = run_id
         self.context: Context | None = context
@@ -102,10 +124,19 @@ class Call(ABC):
         """End it with ``error`` and what had been generated before. Closing a stream early is no error."""
         if open_calls.pop(self._run_id, None) is None:
             return
-        if isinstance(error, GeneratorExit):
-            self._finish("closed", generations)
-        else:
+        if not isinstance(error, GeneratorExit):
             self._finish("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error)
+        elif _collecting == get_ident():
+            # The collector may have broken into anything: code that holds a lock which ending a span takes, or CPython
+            # 3.11 in the middle of setting a context variable, which setting one then corrupts.
+            self._dropped_at = perf_counter()
+            _dropped.append(self)
+        else:
+            self._finish("closed", generations)
+
+    def close(self) -> None:
+        """End it as a stream that its consumer closed, when it was dropped."""
+        self._finish("closed", ())
 
     def abandon(self) -> None:
         """End it because nobody can any more: its stream was dropped unfinished."""
@@ -232,22 +263,24 @@ class ModelCall(Call):
         error: BaseException | None = None,
         result: LLMResult | None = None,
     ) -> None:
+        now = perf_counter()
+        end = now if self._dropped_at is None else self._dropped_at
         try:
-            self._record(outcome, generations, llm_output, error, result)
+            self._record(end - self._started, outcome, generations, llm_output, error, result)
         finally:
             # Also when an interrupt comes in between.
             with _END:
-                self.span.end()
+                self.span.end(None if end == now else time_ns() - int((now - end) * 1e9))
 
     def _record(
         self,
+        duration: float,
         outcome: Outcome,
         generations: Sequence[object],
         llm_output: object,
         error: BaseException | None,
         result: LLMResult | None,
     ) -> None:
-        duration = perf_counter() - self._started
         telemetry = self._template.telemetry
         response = _UNREAD
         amount = None
@@ -443,6 +476,7 @@ class EnrichingCall(Call):
 
 def abandon_open_calls() -> None:
     """End every call still open, when the process ends."""
+    _end_dropped()
     for call in list(open_calls.values()):
         call.abandon()
 

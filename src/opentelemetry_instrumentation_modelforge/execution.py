@@ -138,9 +138,8 @@ class Stream(_Steps):
             del args
 
     def __del__(self) -> None:
-        # Whatever the provider's client does to end the request belongs to the call.
-        if self._frame.call is not None:
-            self.close()
+        # The generator is closed after this, by whoever drops it or collects it.
+        self._frame.fail(GeneratorExit())
 
 
 class AsyncStream(_Steps):

@@ -1,6 +1,7 @@
 """``ModelForgeInstrumentor``: what is patched, in one table, and how it is undone."""
 
 import atexit
+import gc
 from collections.abc import Callable, Collection
 from logging import getLogger
 from sys import modules
@@ -116,7 +117,7 @@ class _Installation:
         from langchain_core.language_models.chat_models import BaseChatModel
 
         from . import execution, registry
-        from .call import abandon_open_calls
+        from .call import abandon_open_calls, note_collection
         from .telemetry import Telemetry, set_active_telemetry
 
         configuration = resolve(self._keywords)
@@ -148,6 +149,7 @@ class _Installation:
         set_active_telemetry(telemetry)
         # Registered after the SDK's own, so run before it: a stream open at exit is still exported.
         atexit.register(abandon_open_calls)
+        gc.callbacks.append(note_collection)
 
     def remove(self) -> None:
         """Undo the patches, or keep them from ever being made."""
@@ -155,13 +157,14 @@ class _Installation:
             self._removed = True
             if not self._patches:
                 return
-            from .call import abandon_open_calls
+            from .call import abandon_open_calls, note_collection
             from .telemetry import set_active_telemetry
 
             set_active_telemetry(None)
             while self._patches:
                 self._patches.pop().undo()
             atexit.unregister(abandon_open_calls)
+            gc.callbacks.remove(note_collection)
 
 
 class _Patch:
