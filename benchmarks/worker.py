@@ -15,6 +15,8 @@ from typing import Any
 from model import get_llm
 from modes import CALLS, CLOCKS, CONCURRENT, MODES
 from opentelemetry import _logs, metrics, trace
+from opentelemetry.baggage import set_baggage
+from opentelemetry.context import attach
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -136,6 +138,14 @@ def _with_environment(variables: Mapping[str, str]) -> Callable[[Providers], Any
     return prepare
 
 
+def _with_baggage(**options: Any) -> Callable[[Providers], Any]:
+    def prepare(providers: Providers) -> Any:
+        attach(set_baggage("tenant", "acme"))
+        return _instrumented(**options)(providers)
+
+    return prepare
+
+
 def _genai_langchain(providers: Providers) -> Any:
     from opentelemetry.instrumentation.genai.langchain import LangChainInstrumentor
 
@@ -186,8 +196,8 @@ OPTIONS: dict[str, Callable[[Providers], Any]] = {
     'chunk_events="all"': _instrumented(chunk_events="all"),
     'chunk_events="off"': _instrumented(chunk_events="off"),
     "cost=False": _instrumented(cost=False),
-    "baggage_keys, one": _instrumented(baggage_keys=["tenant"]),
-    "metric_baggage_keys, one": _instrumented(metric_baggage_keys=["tenant"]),
+    "baggage_keys, one": _with_baggage(baggage_keys=["tenant"]),
+    "metric_baggage_keys, one": _with_baggage(metric_baggage_keys=["tenant"]),
     "attributes, one": _instrumented(attributes={"team": "search"}),
     "request_hook": _instrumented(request_hook=lambda span, messages, params: None),
     "response_hook": _instrumented(response_hook=lambda span, result: None),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Telemetry, get_llm, without_retries, write_config
+from conftest import Telemetry, at_least, get_llm, without_retries, write_config
 from langchain_core.caches import InMemoryCache
 from providers import ProviderServer, Reply
 from pytest_examples import CodeExample, EvalExample, find_examples
@@ -131,7 +131,9 @@ def test_the_reference_names_all_that_is_emitted_and_nothing_else(
     provider_server.reply = Reply(status=401)
     with pytest.raises(Exception, match="Incorrect API key"):
         without_retries(llm).invoke("Hi")
-    assert _emitted(telemetry) == _documented()
+    # It does not hand the id on.
+    old = set[str]() if at_least("langchain-openai", "0.3.10") else {"gen_ai.response.id"}
+    assert _emitted(telemetry) == _documented() - old
 
 
 def test_the_public_names_are_in_the_module() -> None:
