@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from asyncio import CancelledError
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from threading import get_ident
 from time import perf_counter, time_ns
 from traceback import format_exception
@@ -74,12 +75,13 @@ open_calls: Final[dict[UUID, "Call"]] = {}
 """Every call in flight in this process by LangChain's run id: who finds a run here leaves it alone, so that a model
 with two callbacks has one span, and whoever takes it out ends it, so that a call ends once."""
 
-if hasattr(os, "register_at_fork"):
-    # The calls that are open at a fork are the parent's to end.
-    os.register_at_fork(after_in_child=open_calls.clear)
-
 _dropped: Final[deque["Call"]] = deque()
 """Calls whose streams the garbage collector found, to be ended where it is not at work."""
+
+if hasattr(os, "register_at_fork"):
+    # The calls that are open at a fork are the parent's to end, and so are those it has yet to end.
+    os.register_at_fork(after_in_child=open_calls.clear)
+    os.register_at_fork(after_in_child=_dropped.clear)
 
 _collecting: int | None = None
 """The thread the garbage collector is at work in."""
@@ -92,8 +94,10 @@ def note_collection(phase: str, info: Mapping[str, int]) -> None:
 
 
 def _end_dropped() -> None:
-    while _dropped:
-        _dropped.popleft().close()
+    # Another thread may take the last one.
+    with suppress(IndexError):
+        while True:
+            _dropped.popleft().close()
 
 
 class Call(ABC):
@@ -139,7 +143,7 @@ class Call(ABC):
         self._finish("closed", ())
 
     def abandon(self) -> None:
-        """End it because nobody can any more: its stream was dropped unfinished."""
+        """End it because the process does."""
         if open_calls.pop(self._run_id, None) is not None:
             self._finish("abandoned", ())
 

@@ -97,6 +97,11 @@ class _Steps:
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self._generator.__reduce_ex__(protocol)
 
+    def __del__(self) -> None:
+        # The generator is closed after this: a plain one by whoever drops or collects it; an asynchronous one by the
+        # event loop, with a task that may be cancelled before it begins, or never.
+        self._frame.fail(GeneratorExit())
+
 
 class Stream(_Steps):
     """The generator of ``stream``."""
@@ -137,10 +142,6 @@ class Stream(_Steps):
             # What was thrown in must not live on in the traceback that it has got here.
             del args
 
-    def __del__(self) -> None:
-        # The generator is closed after this, by whoever drops it or collects it.
-        self._frame.fail(GeneratorExit())
-
 
 class AsyncStream(_Steps):
     """The generator of ``astream``."""
@@ -177,10 +178,6 @@ class AsyncStream(_Steps):
             _leave(entry)
             # What was thrown in must not live on in the traceback that it has got here.
             del args
-
-    def __del__(self) -> None:
-        # The event loop closes the generator later, by a task that may be cancelled before it begins, or never.
-        self._frame.fail(GeneratorExit())
 
 
 Frame = GenerateFrame | StreamFrame

@@ -7,7 +7,6 @@ from typing import Any, Final, TypeGuard, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.language_models import BaseChatModel
-from opentelemetry.baggage import get_baggage
 from opentelemetry.context import attach, detach
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import Span, SpanContext, SpanKind, set_span_in_context
@@ -19,6 +18,7 @@ from .identity import ModelIdentity
 from .otel_utils import Guard
 from .semconv import MODELFORGE_ENHANCED, MODELFORGE_MODEL, MODELFORGE_PROVIDER, SPAN_GET_LLM
 from .telemetry import Telemetry, active_telemetry
+from .template import baggage_attributes
 
 _PREPARE: Final = Guard("preparing a registry")
 _START: Final = Guard("starting the get_llm span")
@@ -124,9 +124,7 @@ def _start_span(telemetry: Telemetry, args: Sequence[Any], kwargs: Mapping[str, 
     for attribute, name in ((MODELFORGE_PROVIDER, "provider_name"), (MODELFORGE_MODEL, "model_alias")):
         if isinstance(value := asked.get(name), str) and value:
             attributes[attribute] = value
-    for key in configuration.baggage_keys:
-        if (entry := get_baggage(key)) is not None:
-            attributes[key] = str(entry)
+    attributes.update(baggage_attributes(configuration.baggage_keys))
     return telemetry.tracer.start_span(SPAN_GET_LLM, kind=SpanKind.INTERNAL, attributes=attributes)
 
 

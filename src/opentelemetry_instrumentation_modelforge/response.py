@@ -9,7 +9,7 @@ from uuid import UUID
 _NOTHING: Final[Mapping[str, object]] = {}
 
 # LangChain's own message ids; a provider's id looks different.
-_RUN_ID_PREFIXES: Final = ("run-", "lc_run-", "lc_")
+_RUN_ID_PREFIXES: Final = ("run-", "lc_")
 
 
 # Not frozen: a frozen dataclass takes five times as long to make, and each call makes one of both.

@@ -87,13 +87,13 @@ class CallTemplate:
 
     def baggage_attributes(self, context: Context) -> dict[str, AttributeValue]:
         """Return the baggage entries that the configuration copies onto spans."""
-        return _baggage(self.telemetry.configuration.baggage_keys, context)
+        return baggage_attributes(self.telemetry.configuration.baggage_keys, context)
 
     def metric_attributes_in(self, context: Context) -> dict[str, AttributeValue]:
         """Return the attributes of metrics recorded in ``context``."""
         if not self.telemetry.configuration.metric_baggage_keys:
             return self.metric_attributes
-        return self.metric_attributes | _baggage(self.telemetry.configuration.metric_baggage_keys, context)
+        return self.metric_attributes | baggage_attributes(self.telemetry.configuration.metric_baggage_keys, context)
 
     def _resolve_rates(self) -> None:
         cost = self.telemetry.configuration.cost
@@ -131,5 +131,6 @@ class CallTemplate:
         return template
 
 
-def _baggage(keys: Sequence[str], context: Context) -> dict[str, AttributeValue]:
+def baggage_attributes(keys: Sequence[str], context: Context | None = None) -> dict[str, AttributeValue]:
+    """Return the baggage entries of these names in ``context``, or in the current one, as attributes."""
     return {key: str(value) for key in keys if (value := get_baggage(key, context)) is not None}
