@@ -58,8 +58,8 @@ class Floor(BaseCallbackHandler):
     def on_chat_model_start(self, *args: Any, run_id: Any, invocation_params: Any, **kwargs: Any) -> None:
         telemetry = self.telemetry
         caller = get_current()
-        span = telemetry.tracer.start_span("langchain.llm.invoke", caller, SpanKind.CLIENT, self.attributes, self.links)
-        span.set_attributes({"gen_ai.request.temperature": 0.5})
+        attributes: dict[str, Any] = {**self.attributes, "gen_ai.request.temperature": 0.5}
+        span = telemetry.tracer.start_span("langchain.llm.invoke", caller, SpanKind.CLIENT, attributes, self.links)
         self.open[run_id] = [span, set_span_in_context(span, caller), perf_counter(), 0, 0.0, 0.0]
 
     def on_llm_new_token(self, *args: Any, run_id: Any, **kwargs: Any) -> None:

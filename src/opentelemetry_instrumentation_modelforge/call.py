@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from array import array
 from asyncio import CancelledError
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +21,12 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.semconv.attributes import error_attributes, exception_attributes
-from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.util.types import AnyValue, AttributeValue
 
 from .coexistence import Enclosed, Enclosing, enclosing_context, publish
 from .content import ContentCapture
+from .measurement import MOST_IN_SERIES, exemplar_context
 from .otel_utils import Guard
 from .redaction import without_credentials, without_quotations
 from .request import request_attributes
@@ -67,7 +69,6 @@ _PRICE: Final = Guard("pricing a call")
 _METRICS: Final = Guard("recording the metrics of a call")
 _ERROR: Final = Guard("describing an error")
 _SPAN: Final = Guard("describing how a call ended")
-_STREAMS: Final = Guard("counting open streams")
 _CHUNK: Final = Guard("recording a chunk")
 _END: Final = Guard("ending a span")
 
@@ -112,8 +113,7 @@ class Call(ABC):
         self._template = template
         self._run_id = run_id
         self.context: Context | None = context
-        """Current while the provider works, and what metrics are recorded in, so that exemplars lead to the trace.
-        None where another instrumentation sees to that."""
+        """Current while the provider works; None where another instrumentation sees to that."""
         open_calls[run_id] = self
 
     def end(self, generations: Sequence[object], llm_output: object, result: LLMResult | None = None) -> None:
@@ -170,7 +170,9 @@ class ModelCall(Call):
         "_attributes",
         "_chunks",
         "_enclosed",
+        "_exemplar_context",
         "_first_chunk",
+        "_gaps",
         "_last_chunk",
         "_metric_attributes",
         "_params",
@@ -207,16 +209,15 @@ class ModelCall(Call):
         self._seen: object = None
         self._first_chunk = 0.0
         self._last_chunk = 0.0
+        with _REQUEST:
+            self._requested = request_attributes(params, metadata)
         self.span: Span = telemetry.tracer.start_span(
-            template.span_name, caller, SpanKind.CLIENT, self._attributes, template.links
+            template.span_name, caller, SpanKind.CLIENT, {**self._attributes, **self._requested}, template.links
         )
         self._started = perf_counter()
+        self._exemplar_context = exemplar_context(self.span)
         self._enclosed = Enclosed()
         super().__init__(template, run_id, enclosing_context(set_span_in_context(self.span, caller), self._enclosed))
-        with _REQUEST:
-            if self.span.is_recording() or telemetry.content is not None:
-                self._requested = request_attributes(params, metadata)
-                self.span.set_attributes(self._requested)
         if streaming:
             self._open_stream()
         if configuration.request_hook is not None:
@@ -233,30 +234,52 @@ class ModelCall(Call):
         if chunk is not None and chunk is self._seen:
             return
         self._seen = chunk
-        with _CHUNK:
-            now = perf_counter()
-            telemetry = self._template.telemetry
-            events = telemetry.configuration.chunk_events
-            if self._chunks:
-                telemetry.time_per_output_chunk.record(now - self._last_chunk, self._metric_attributes, self.context)
-                if events == "all":
-                    self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: self._chunks})
-            else:
-                if not self._streaming:
-                    if _is_internal(chunk):
-                        return
-                    self._open_stream()
-                self._first_chunk = now
-                telemetry.time_to_first_chunk.record(now - self._started, self._metric_attributes, self.context)
-                if events != "off":
-                    self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: 0})
-            self._chunks += 1
-            self._last_chunk = now
+        now = perf_counter()
+        if self._chunks:
+            self._gaps.append(now - self._last_chunk)
+            if len(self._gaps) == MOST_IN_SERIES or self._template.every_chunk:
+                with _CHUNK:
+                    self._note_chunk()
+        else:
+            if not self._streaming and _is_internal(chunk):
+                return
+            with _CHUNK:
+                self._note_first_chunk(now)
+        self._chunks += 1
+        self._last_chunk = now
+
+    def _note_first_chunk(self, now: float) -> None:
+        telemetry = self._template.telemetry
+        if not self._streaming:
+            self._open_stream()
+        self._first_chunk = now
+        telemetry.measurements.take(
+            telemetry.time_to_first_chunk.record,
+            now - self._started,
+            self._metric_attributes,
+            self._exemplar_context,
+        )
+        if telemetry.configuration.chunk_events != "off":
+            self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: 0})
+
+    def _note_chunk(self) -> None:
+        if len(self._gaps) == MOST_IN_SERIES:
+            self._measure_gaps()
+        if self._template.every_chunk:
+            self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: self._chunks})
+
+    def _measure_gaps(self) -> None:
+        telemetry = self._template.telemetry
+        telemetry.measurements.take_series(
+            telemetry.time_per_output_chunk.record, self._gaps, self._metric_attributes, self._exemplar_context
+        )
+        self._gaps = array("d")
 
     def _open_stream(self) -> None:
         self._streaming = True
-        with _STREAMS:
-            self._template.telemetry.active_streams.add(1, self._metric_attributes, self.context)
+        self._gaps = array("d")
+        telemetry = self._template.telemetry
+        telemetry.measurements.take(telemetry.active_streams.add, 1, self._metric_attributes, self._exemplar_context)
 
     def _finish(
         self,
@@ -364,34 +387,38 @@ class ModelCall(Call):
         self, duration: float, response: Response, amount: float | None, error: BaseException | None
     ) -> None:
         telemetry = self._template.telemetry
+        take = telemetry.measurements.take
         attributes = self._metric_attributes
-        context = self.context
+        context = self._exemplar_context
         if self._streaming:
-            telemetry.active_streams.add(-1, attributes, context)
+            self._measure_gaps()
+            take(telemetry.active_streams.add, -1, attributes, context)
         if response.model is not None:
             attributes = {**attributes, gen_ai.GEN_AI_RESPONSE_MODEL: response.model}
         usage = response.usage
         if usage is not None:
             if usage.input_tokens is not None:
-                telemetry.token_usage.record(
+                take(
+                    telemetry.token_usage.record,
                     usage.input_tokens,
                     {**attributes, gen_ai.GEN_AI_TOKEN_TYPE: TOKEN_INPUT},
                     context,
                 )
             if usage.output_tokens is not None:
-                telemetry.token_usage.record(
+                take(
+                    telemetry.token_usage.record,
                     usage.output_tokens,
                     {**attributes, gen_ai.GEN_AI_TOKEN_TYPE: TOKEN_OUTPUT},
                     context,
                 )
         if amount is not None:
-            telemetry.cost.record(amount, attributes, context)
+            take(telemetry.cost.record, amount, attributes, context)
         if error is not None:
             attributes = {**attributes, error_attributes.ERROR_TYPE: error_type(error)}
         if response.cached:
             # A hit takes no time worth an average: whoever plots latency can leave it out.
             attributes = {**attributes, MODELFORGE_RESPONSE_CACHED: True}
-        telemetry.duration.record(duration, attributes, context)
+        take(telemetry.duration.record, duration, attributes, context)
 
     def _outcome_attributes(
         self, outcome: Outcome, generations: Sequence[object], response: Response, amount: float | None
@@ -460,8 +487,10 @@ class EnrichingCall(Call):
             amount = self._publish(response)
             if amount is not None:
                 # The other one has no such metric.
+                telemetry = self._template.telemetry
                 attributes = self._template.metric_attributes_in(self._caller)
-                self._template.telemetry.cost.record(amount, attributes, self._caller)
+                context = exemplar_context(get_current_span(self._caller))
+                telemetry.measurements.take(telemetry.cost.record, amount, attributes, context)
 
     def _publish(self, response: Response) -> float | None:
         """Report what is known by now, and return what the call cost."""

@@ -51,6 +51,8 @@ class OpenTelemetryCallback(BaseCallbackHandler):
 
     # Else LangChain sends every event of an async call through a thread pool.
     run_inline = True
+    # LangChain asks before each event, and the base class has a property for it.
+    ignore_llm = False  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     # All that gets past the guards is an interrupt, which LangChain would swallow.
     raise_error = True
 
@@ -135,11 +137,11 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         with _START:
             self._start(OPERATION_TEXT_COMPLETION, run_id, prompts, metadata, kwargs)
 
-    def on_llm_new_token(self, token: Any = "", *, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_new_token(self, token: Any = "", *, run_id: UUID, chunk: object = None, **kwargs: Any) -> None:
         """Count a chunk of a streamed response."""
         call = open_calls.get(run_id)
         if call is not None:
-            call.chunk(kwargs.get("chunk"))
+            call.chunk(chunk)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """End the call with its answer, unless whoever ran the model has seen it."""

@@ -49,17 +49,22 @@ class StreamFrame:
     Apart from the generator, since a context that is copied during a step keeps the frame.
     """
 
-    __slots__ = ("call",)
+    __slots__ = ("call", "context", "idle")
 
     streaming: Final = True
 
     def __init__(self) -> None:
         self.call: Call | None = None
+        self.context: Context | None = None
+        """The call's."""
+        self.idle = False
+        """Whether a step has been made and no call started: the model has no callback of ours, or nobody records."""
 
     def adopt(self, call: Call) -> None:
         """Take over the call that has started, and make its span current for the rest of this step."""
         if self.call is None:
             self.call = call
+            self.context = call.context
             if call.context is not None:
                 # Not detached: the step, in whose frame this runs, restores what was current before it.
                 attach(call.context)
@@ -110,6 +115,8 @@ class Stream(_Steps):
         return self
 
     def __next__(self) -> Any:
+        if self._frame.idle:
+            return next(self._generator)
         return self._step(next, self._generator)
 
     def send(self, value: Any) -> Any:
@@ -129,7 +136,9 @@ class Stream(_Steps):
 
     def _step(self, resume: Callable[..., Any], *args: Any) -> Any:
         frame = self._frame
-        entry = _enter(frame, frame.call)
+        # Who has the call waits for no other.
+        waiting = _frame.set(frame) if frame.call is None else None
+        context = attach(frame.context or get_current())
         try:
             return resume(*args)
         except StopIteration:
@@ -138,7 +147,10 @@ class Stream(_Steps):
             frame.fail(error)
             raise
         finally:
-            _leave(entry)
+            detach(context)
+            if waiting is not None:
+                _frame.reset(waiting)
+                frame.idle = frame.call is None
             # What was thrown in must not live on in the traceback that it has got here.
             del args
 
@@ -150,6 +162,8 @@ class AsyncStream(_Steps):
         return self
 
     def __anext__(self) -> Awaitable[Any]:
+        if self._frame.idle:
+            return self._generator.__anext__()
         return self._step(self._generator.__anext__)
 
     def asend(self, value: Any) -> Awaitable[Any]:
@@ -166,7 +180,7 @@ class AsyncStream(_Steps):
 
     async def _step(self, resume: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         frame = self._frame
-        entry = _enter(frame, frame.call)
+        entry = _enter(frame, frame.context)
         try:
             return await resume(*args)
         except StopAsyncIteration:
@@ -176,6 +190,7 @@ class AsyncStream(_Steps):
             raise
         finally:
             _leave(entry)
+            frame.idle = frame.call is None
             # What was thrown in must not live on in the traceback that it has got here.
             del args
 
@@ -191,9 +206,8 @@ def current_frame() -> Frame | None:
     return _frame.get()
 
 
-def _enter(frame: Frame | None, call: Call | None) -> Entry:
-    context = call.context if call is not None else None
-    return _frame.set(frame), attach(context if context is not None else get_current())
+def _enter(frame: Frame | None, context: Context | None) -> Entry:
+    return _frame.set(frame), attach(context or get_current())
 
 
 def _leave(entry: Entry) -> None:
@@ -259,7 +273,7 @@ def generate_with_cache(wrapped: Callable[..., Any]) -> Callable[..., Any]:
         call = _call_of(kwargs.get("run_manager"))
         if call is None:
             return wrapped(*args, **kwargs)
-        entry = _enter(None, call)
+        entry = _enter(None, call.context)
         try:
             result = wrapped(*args, **kwargs)
         except BaseException as error:
@@ -284,7 +298,7 @@ def agenerate_with_cache(wrapped: Callable[..., Awaitable[Any]]) -> Callable[...
         call = _call_of(kwargs.get("run_manager"))
         if call is None:
             return await wrapped(*args, **kwargs)
-        entry = _enter(None, call)
+        entry = _enter(None, call.context)
         try:
             result = await wrapped(*args, **kwargs)
         except BaseException as error:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 from uuid import UUID
 
 _NOTHING: Final[Mapping[str, object]] = {}
@@ -93,17 +93,19 @@ def _usage_of_message(usage: Mapping[str, object], token_usage: Mapping[str, obj
         return None
     inputs = _mapping(usage.get("input_token_details"))
     outputs = _mapping(usage.get("output_token_details"))
-    return Usage(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cache_read_input_tokens=_count(inputs.get("cache_read")),
-        cache_write_input_tokens=_count(
-            inputs.get("cache_creation") or _mapping(token_usage.get("prompt_tokens_details")).get("cache_write_tokens")
-        ),
-        reasoning_output_tokens=_count(outputs.get("reasoning")),
-        audio_input_tokens=_count(inputs.get("audio")),
-        audio_output_tokens=_count(outputs.get("audio")),
-    )
+    read = Usage(input_tokens, output_tokens)
+    # Most calls have few of these.
+    if inputs:
+        read.cache_read_input_tokens = _count(inputs.get("cache_read"))
+        read.cache_write_input_tokens = _count(inputs.get("cache_creation"))
+        read.audio_input_tokens = _count(inputs.get("audio"))
+    if not read.cache_write_input_tokens and token_usage:
+        details = _mapping(token_usage.get("prompt_tokens_details"))
+        read.cache_write_input_tokens = _count(details.get("cache_write_tokens"))
+    if outputs:
+        read.reasoning_output_tokens = _count(outputs.get("reasoning"))
+        read.audio_output_tokens = _count(outputs.get("audio"))
+    return read
 
 
 def _usage_of_openai(usage: Mapping[str, object]) -> Usage | None:
@@ -132,7 +134,7 @@ def _usage_of_ollama(said: Mapping[str, object]) -> Usage | None:
 
 
 def _mapping(value: object) -> Mapping[str, object]:
-    return cast("dict[str, object]", value) if isinstance(value, dict) else _NOTHING
+    return value if isinstance(value, dict) else _NOTHING  # pyright: ignore[reportUnknownVariableType]
 
 
 def _text(first: Mapping[str, object], second: Mapping[str, object], name: str) -> str | None:

@@ -11,6 +11,7 @@ from opentelemetry.util.genai.completion_hook import CompletionHook
 
 from .config import Configuration, check_keywords, resolve
 from .content import ContentCapture
+from .measurement import Measurements, measurements_of
 from .otel_utils import SCOPE_NAME, get_tracer, is_otel_available
 from .semconv import GEN_AI_CLIENT_OPERATION_COST, MODELFORGE_CLIENT_ACTIVE_STREAMS, SCHEMA_URL
 from .version import __version__
@@ -35,6 +36,7 @@ class Telemetry:
         "cost",
         "duration",
         "logger",
+        "measurements",
         "time_per_output_chunk",
         "time_to_first_chunk",
         "token_usage",
@@ -99,6 +101,8 @@ class Telemetry:
             unit="{stream}",
             description="Streamed responses that have begun and not yet ended.",
         )
+        self.measurements: Measurements = measurements_of(meter_provider, meter)
+        """Takes what is measured for these instruments."""
 
     def is_available(self) -> bool:
         """Return whether someone records; once true it stays so, since a provider is set once in a process."""

@@ -29,6 +29,7 @@ class CallTemplate:
     __slots__ = (
         "_models",
         "attributes",
+        "every_chunk",
         "identity",
         "links",
         "metric_attributes",
@@ -57,6 +58,7 @@ class CallTemplate:
         self.operation = operation
         self.links = [Link(created_by)] if created_by is not None and created_by.is_valid else None
         self.span_name = f"{operation} {identity.api_model}" if configuration.span_names == "semconv" else SPAN_INVOKE
+        self.every_chunk = configuration.chunk_events == "all"
         self.modelforge_attributes: dict[str, AttributeValue] = {
             **configuration.attributes,
             **identity.modelforge_attributes(),
