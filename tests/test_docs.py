@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import Telemetry, at_least, get_llm, without_retries, write_config
 from langchain_core.caches import InMemoryCache
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from providers import ProviderServer, Reply
 from pytest_examples import CodeExample, EvalExample, find_examples
 
@@ -18,7 +19,12 @@ from opentelemetry_instrumentation_modelforge.config import check_keywords, reso
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
-NEEDED = {"fastapi.md": "fastapi", "celery.md": "celery", "agents.md": "langgraph"}
+NEEDED = {
+    "agents.md": "langgraph",
+    "celery.md": "celery",
+    "fastapi.md": "fastapi",
+    "metrics.md": "opentelemetry.exporter.prometheus",
+}
 """What only the environment of a page's own tests has."""
 
 PYTHON = [example for example in find_examples(*map(str, PAGES)) if example.prefix in ("py", "python")]
@@ -27,8 +33,9 @@ PYTHON = [example for example in find_examples(*map(str, PAGES)) if example.pref
 @pytest.fixture
 def uninstrumented() -> Iterator[None]:
     yield
-    if ModelForgeInstrumentor().is_instrumented_by_opentelemetry:
-        ModelForgeInstrumentor().uninstrument()
+    for instrumentor in (ModelForgeInstrumentor(), HTTPXClientInstrumentor()):
+        if instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.uninstrument()
 
 
 @pytest.mark.filterwarnings("ignore:Starting in model-forge v2.3.0")
