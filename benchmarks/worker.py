@@ -95,6 +95,14 @@ def _instrumented(**options: Any) -> Callable[[Providers], Any]:
     return prepare
 
 
+def _at_once(providers: Providers) -> Any:
+    """As it is once more has been measured than is kept for a collection."""
+    from opentelemetry_instrumentation_modelforge import measurement
+
+    measurement.MOST_SINGLE = measurement.MOST_SERIES = 0
+    return _instrumented()(providers)
+
+
 def _without_sdk(providers: Providers) -> Any:
     from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
 
@@ -182,6 +190,7 @@ VARIANTS: dict[str, Callable[[Providers], Any]] = {
     "empty handler": _empty,
     "floor": _floor,
     "sampled": _instrumented(),
+    "sampled, measurements recorded at once": _at_once,
     "unsampled": _instrumented(),
     "no SDK": _without_sdk,
     "enabled=False": _instrumented(enabled=False),
