@@ -24,7 +24,7 @@ MODELS = {
 }
 """A model of each of ModelForge's four types of provider."""
 
-TIMEOUT = 5
+TIMEOUT = 60
 """Seconds to wait for what happens at once, unless the test is about to fail."""
 
 

@@ -12,7 +12,7 @@ from celery.signals import worker_process_shutdown
 from kombu.transport.sqlalchemy import Transport
 from opentelemetry import baggage, context, metrics, trace
 
-TIMEOUT = 30
+TIMEOUT = 120
 """Seconds to wait for what happens soon, unless the test is about to fail."""
 RECYCLED = "recycled"
 """The queue of the worker whose children run one task each."""

@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FASTAPI = EXAMPLES / "fastapi"
 HOST = "127.0.0.1"
-TIMEOUT = 30
+TIMEOUT = 120
 """Seconds to wait for what happens soon, unless the test is about to fail."""
 
 sys.path.append(str(EXAMPLES / "quickstart"))

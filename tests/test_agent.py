@@ -159,7 +159,7 @@ def test_the_example_shows_both_requests(arguments: tuple[str, ...]) -> None:
         check=False,
         encoding="utf-8",
         env={**os.environ, "COLUMNS": "200", "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "langchain,openai"},
-        timeout=60,
+        timeout=180,
     )
     assert result.returncode == 0, result.stderr
     answers, traces = result.stdout.split("\n\n")

@@ -569,7 +569,7 @@ def declared(tmp_path: Path) -> Declared:
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=True,
         )
 

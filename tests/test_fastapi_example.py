@@ -51,7 +51,7 @@ def test_prints_one_trace_of_both_services(arguments: tuple[str, ...]) -> None:
         check=False,
         encoding="utf-8",
         env={**os.environ, "COLUMNS": "200"},
-        timeout=60,
+        timeout=180,
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""

@@ -26,7 +26,7 @@ PROVIDERS = {
     "github_copilot": "gpt-4o",
 }
 STREAMING = [provider for provider in PROVIDERS if provider != "github_copilot"]
-TIMEOUT = 10
+TIMEOUT = 60
 
 
 @tool

@@ -42,7 +42,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         encoding="utf-8",
         # As wide as it takes for a span to stay in its line.
         env={**os.environ, "COLUMNS": "200", **environment},
-        timeout=60,
+        timeout=180,
     )
 
 
