@@ -180,17 +180,27 @@ class AsyncStream(_Steps):
 
     async def _step(self, resume: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         frame = self._frame
-        entry = _enter(frame, frame.context)
+        # Who has the call waits for no other.
+        waiting = _frame.set(frame) if frame.call is None else None
+        context: Token[Context] | None = attach(frame.context or get_current())
         try:
             return await resume(*args)
         except StopAsyncIteration:
+            raise
+        except GeneratorExit as error:
+            _restore(context)
+            context = None
+            frame.fail(error)
             raise
         except BaseException as error:
             frame.fail(error)
             raise
         finally:
-            _leave(entry)
-            frame.idle = frame.call is None
+            if context is not None:
+                detach(context)
+            if waiting is not None:
+                _restore(waiting)
+                frame.idle = frame.call is None
             # What was thrown in must not live on in the traceback that it has got here.
             del args
 
@@ -212,18 +222,18 @@ def _enter(frame: Frame | None, context: Context | None) -> Entry:
 
 def _leave(entry: Entry) -> None:
     frame, context = entry
-    if _reset(frame):
+    if _restore(frame):
         detach(context)
 
 
-def _reset(frame: Token[Frame | None]) -> bool:
-    """Restore the frame before, or return False where there is nothing to restore.
+def _restore(token: Token[Any]) -> bool:
+    """Restore what was set before, or return False where there is nothing to restore.
 
     A task that is destroyed while it waits is closed by whoever collects it, in another context than its own. There
     ``detach`` would log a failure that is none.
     """
     try:
-        _frame.reset(frame)
+        token.var.reset(token)
     except ValueError:
         return False
     return True
@@ -242,7 +252,7 @@ def generate(wrapped: Callable[P, T]) -> Callable[P, T]:
             frame.fail(error)
             raise
         finally:
-            _reset(token)
+            _restore(token)
 
     return generate
 
@@ -260,7 +270,7 @@ def agenerate(wrapped: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
             frame.fail(error)
             raise
         finally:
-            _reset(token)
+            _restore(token)
 
     return agenerate
 
