@@ -235,24 +235,25 @@ class ModelCall(Call):
             return
         self._seen = chunk
         now = perf_counter()
-        if self._chunks:
-            self._gaps.append(now - self._last_chunk)
-            if len(self._gaps) == MOST_IN_SERIES or self._template.every_chunk:
-                with _CHUNK:
-                    self._note_chunk()
-        else:
-            if not self._streaming and _is_internal(chunk):
-                return
+        if not self._chunks:
             with _CHUNK:
-                self._note_first_chunk(now)
-        self._chunks += 1
+                self._note_first_chunk(chunk, now)
+            return
+        self._gaps.append(now - self._last_chunk)
         self._last_chunk = now
+        if len(self._gaps) == MOST_IN_SERIES or self._template.every_chunk:
+            with _CHUNK:
+                self._note_chunk()
+        self._chunks += 1
 
-    def _note_first_chunk(self, now: float) -> None:
+    def _note_first_chunk(self, chunk: object, now: float) -> None:
         telemetry = self._template.telemetry
         if not self._streaming:
+            if _is_internal(chunk):
+                return
             self._open_stream()
-        self._first_chunk = now
+        self._chunks = 1
+        self._first_chunk = self._last_chunk = now
         telemetry.measurements.take(
             telemetry.time_to_first_chunk.record,
             now - self._started,
@@ -552,7 +553,7 @@ def _is_internal(chunk: object) -> bool:
     LangChain gives a chunk that it hands on an id before it tells the callbacks.
     """
     message = getattr(chunk, "message", None)
-    return message is not None and message.id is None
+    return message is not None and getattr(message, "id", None) is None
 
 
 def _cost_attributes(amount: float, response: Response) -> dict[str, AttributeValue]:
@@ -595,11 +596,19 @@ def _texts(items: Iterable[object]) -> list[str]:
         content: object = item if isinstance(item, str) else getattr(message, "content", getattr(message, "text", None))
         if isinstance(content, str):
             found.append(content)
-        elif isinstance(content, list):
-            for part in cast("list[object]", content):
-                text = cast("dict[str, object]", part).get("text") if isinstance(part, dict) else part
-                if isinstance(text, str):
-                    found.append(text)
-        for tool_call in getattr(message, "tool_calls", None) or ():
-            found.extend(value for value in tool_call["args"].values() if isinstance(value, str))
+        for part in _list(content):
+            text = part if isinstance(part, str) else _dict(part).get("text")
+            if isinstance(text, str):
+                found.append(text)
+        for tool_call in _list(getattr(message, "tool_calls", None)):
+            arguments = _dict(_dict(tool_call).get("args"))
+            found.extend(value for value in arguments.values() if isinstance(value, str))
     return found
+
+
+def _list(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def _dict(value: object) -> dict[str, object]:
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}

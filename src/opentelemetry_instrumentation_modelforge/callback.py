@@ -1,6 +1,6 @@
 """``OpenTelemetryCallback``: LangChain's events as the beginning, the chunks and the end of a model call."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, Self, cast
@@ -148,14 +148,14 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         call = open_calls.get(run_id)
         if call is not None:
             with _END:
-                call.end(response.generations[0], cast("object", response.llm_output), response)  # pyright: ignore[reportUnknownMemberType]
+                call.end(next(iter(_generations(response)), ()), getattr(response, "llm_output", None), response)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """End the call with ``error``, and with what a stream had brought before it."""
         call = open_calls.get(run_id)
         if call is not None:
             with _END:
-                generations = cast("list[list[object]]", getattr(kwargs.get("response"), "generations", []))
+                generations = _generations(kwargs.get("response"))
                 # Of a stream: what had come, and the error. Of any other call: the error alone.
                 call.fail(error, generations[0] if len(generations) > 1 else ())
 
@@ -237,3 +237,11 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             # It waits for this import, which a process that only unpickles models never makes.
             with suppress(ImportError):
                 import_module("modelforge.registry")
+
+
+def _generations(response: object) -> Sequence[Sequence[object]]:
+    """Return what came of each prompt, whatever it is that was reported."""
+    generations = getattr(response, "generations", None)
+    if not isinstance(generations, list):
+        return ()
+    return [cast("list[object]", found) for found in cast("list[object]", generations) if isinstance(found, list)]

@@ -60,7 +60,7 @@ from opentelemetry.util.genai.utils import (
 from opentelemetry.util.types import AnyValue
 
 from .config import Redact
-from .otel_utils import Guard
+from .otel_utils import Guard, encodable
 from .redaction import REDACTED, without_credentials
 
 _logger = getLogger(__name__)
@@ -227,7 +227,7 @@ class _Writer:
 
     def identifier(self, value: object) -> str | None:
         """Write what the protocol tells things apart by. ``redact`` is not asked: ids must still match each other."""
-        return without_credentials(_encodable(value), self._secrets) if isinstance(value, str) else None
+        return without_credentials(encodable(value), self._secrets) if isinstance(value, str) else None
 
     def structure(self, value: object) -> AnyValue:
         """Write tool arguments or the like. Their texts share the limit, and what comes after it is left out."""
@@ -242,11 +242,11 @@ class _Writer:
         return BlobPart(mime_type, modality, content)
 
     def _clean(self, text: str) -> str:
-        text = without_credentials(_encodable(text), self._secrets)
+        text = without_credentials(encodable(text), self._secrets)
         if self._redact is None or not text:
             return text
         with _REDACT:
-            return _encodable(_redacted(self._redact, text))
+            return encodable(_redacted(self._redact, text))
         return ""
 
     def _structure(self, value: AnyValue, budget: "_Budget") -> AnyValue:
@@ -301,16 +301,6 @@ def _cut(text: str, limit: float) -> str:
     if len(text) <= limit:
         return text
     return text[: int(limit) - 1] + _CUT if limit >= 1 else ""
-
-
-def _encodable(text: str) -> str:
-    """Return ``text`` as a plain ``str`` that UTF-8 has; one lone surrogate fails the export of a whole batch."""
-    text = str.__str__(text)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 class _RedactError(Exception):

@@ -58,7 +58,8 @@ class StreamFrame:
         self.context: Context | None = None
         """The call's."""
         self.idle = False
-        """Whether a step has been made and no call started: the model has no callback of ours, or nobody records."""
+        """Whether the steps need no context: no call has started in the first (the model has no callback of ours, or
+        nobody records), or it is over."""
 
     def adopt(self, call: Call) -> None:
         """Take over the call that has started, and make its span current for the rest of this step."""
@@ -74,6 +75,12 @@ class StreamFrame:
         if self.call is not None:
             with _INTERRUPTED:
                 self.call.fail(error)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the call: who keeps a generator that is over need not keep what was said."""
+        self.call = self.context = None
+        self.idle = True
 
 
 class _Steps:
@@ -133,6 +140,7 @@ class Stream(_Steps):
     def close(self) -> None:
         """Close the generator."""
         self._step(self._generator.close)
+        self._frame.release()
 
     def _step(self, resume: Callable[..., Any], *args: Any) -> Any:
         frame = self._frame
@@ -142,6 +150,7 @@ class Stream(_Steps):
         try:
             return resume(*args)
         except StopIteration:
+            frame.release()
             raise
         except BaseException as error:
             frame.fail(error)
@@ -174,9 +183,10 @@ class AsyncStream(_Steps):
         """Resume the generator with an exception."""
         return self._step(self._generator.athrow, *error)
 
-    def aclose(self) -> Awaitable[None]:
+    async def aclose(self) -> None:
         """Close the generator."""
-        return self._step(self._generator.aclose)
+        await self._step(self._generator.aclose)
+        self._frame.release()
 
     async def _step(self, resume: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         frame = self._frame
@@ -186,6 +196,7 @@ class AsyncStream(_Steps):
         try:
             return await resume(*args)
         except StopAsyncIteration:
+            frame.release()
             raise
         except GeneratorExit as error:
             _restore(context)

@@ -10,6 +10,7 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as ge
 from opentelemetry.semconv.attributes import server_attributes
 from opentelemetry.util.types import AttributeValue
 
+from .otel_utils import encodable
 from .redaction import secret_values, worth_hiding
 from .semconv import MODELFORGE_LLM_TYPE, MODELFORGE_MODEL, MODELFORGE_PROVIDER
 
@@ -106,7 +107,7 @@ class ModelIdentity:
     def modelforge_attributes(self) -> dict[str, AttributeValue]:
         """Return ModelForge's own part of it."""
         return {
-            name: value
+            name: encodable(value)
             for name, value in (
                 (MODELFORGE_PROVIDER, self.provider),
                 (MODELFORGE_MODEL, self.model),
@@ -118,7 +119,7 @@ class ModelIdentity:
     def metric_attributes(self) -> dict[str, AttributeValue]:
         """Return the conventions' own part of it, low enough in cardinality for metrics."""
         return {
-            name: value
+            name: encodable(value) if isinstance(value, str) else value
             for name, value in (
                 (gen_ai.GEN_AI_PROVIDER_NAME, provider_name(self.provider)),
                 (gen_ai.GEN_AI_REQUEST_MODEL, self.api_model or self.model),

@@ -50,6 +50,18 @@ def _tracer_of(tracer_provider: TracerProvider) -> Tracer:
     return _get_tracer(SCOPE_NAME, __version__, tracer_provider, SCHEMA_URL)
 
 
+def encodable(text: str) -> str:
+    """Return ``text`` as a plain ``str`` that UTF-8 has; one lone surrogate fails the export of a whole batch."""
+    text = str.__str__(text)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 class Guard:
     """Context manager that swallows and logs an :class:`Exception` of the telemetry code inside it.
 

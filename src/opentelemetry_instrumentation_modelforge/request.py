@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, cast
+from uuid import UUID
 
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.util.types import AttributeValue
 
+from .otel_utils import encodable
 from .semconv import OUTPUT_IMAGE, OUTPUT_JSON, OUTPUT_SPEECH, OUTPUT_TEXT
 
 _MIME_TYPES: Final = {"application/json": OUTPUT_JSON, "text/plain": OUTPUT_TEXT}
@@ -27,10 +29,16 @@ def _choices(value: object) -> int | None:
 
 def _strings(value: object) -> Sequence[str] | None:
     if isinstance(value, str):
-        return (value,)
+        return (encodable(value),)
     if isinstance(value, list | tuple):
-        return tuple(item for item in cast("Sequence[object]", value) if isinstance(item, str)) or None
+        return tuple(encodable(item) for item in cast("Sequence[object]", value) if isinstance(item, str)) or None
     return None
+
+
+def _identifier(value: object) -> str | None:
+    if isinstance(value, str):
+        return encodable(value)
+    return str(value) if isinstance(value, UUID) or _integer(value) is not None else None
 
 
 def _format(value: object) -> str | None:
@@ -98,8 +106,8 @@ def request_attributes(
         _add_parameters(attributes, params)
     if metadata:
         for key in _CONVERSATION_KEYS:
-            if conversation := metadata.get(key):
-                attributes[gen_ai.GEN_AI_CONVERSATION_ID] = str(conversation)
+            if conversation := _identifier(metadata.get(key)):
+                attributes[gen_ai.GEN_AI_CONVERSATION_ID] = conversation
                 break
     return attributes
 
@@ -118,4 +126,4 @@ def requested_model(params: Mapping[str, object] | None) -> str | None:
         return None
     model = params.get("model") or params.get("model_name")
     # Google's client puts the resource's collection in front.
-    return model.removeprefix("models/") if isinstance(model, str) and model else None
+    return encodable(model).removeprefix("models/") if isinstance(model, str) and model else None

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from .otel_utils import encodable
+
 _NOTHING: Final[Mapping[str, object]] = {}
 
 # LangChain's own message ids; a provider's id looks different.
@@ -59,7 +61,7 @@ def read_response(generations: Sequence[object], llm_output: object) -> Response
         )
         reason = said.get("finish_reason") or said.get("done_reason") or said.get("stop_reason")
         if isinstance(reason, str):
-            reasons.append(reason)
+            reasons.append(encodable(reason))
         if first:
             # All generations repeat what the provider said once.
             first = False
@@ -139,13 +141,13 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 def _text(first: Mapping[str, object], second: Mapping[str, object], name: str) -> str | None:
     value = first.get(name) or second.get(name)
-    return value if isinstance(value, str) and value else None
+    return encodable(value) if isinstance(value, str) and value else None
 
 
 def _message_id(message: object) -> str | None:
     identifier = getattr(message, "id", None)
     if isinstance(identifier, str) and identifier and not identifier.startswith(_RUN_ID_PREFIXES):
-        return identifier
+        return encodable(identifier)
     return None
 
 

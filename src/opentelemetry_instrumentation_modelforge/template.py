@@ -12,7 +12,7 @@ from opentelemetry.util.types import AttributeValue
 
 from .cost import CostFunction, Rates, reference_rates, resolve_rates
 from .identity import ModelIdentity
-from .otel_utils import Guard
+from .otel_utils import Guard, encodable
 from .response import Response
 from .semconv import OPERATION_CHAT, SPAN_INVOKE
 from .telemetry import Telemetry
@@ -135,4 +135,4 @@ class CallTemplate:
 
 def baggage_attributes(keys: Sequence[str], context: Context | None = None) -> dict[str, AttributeValue]:
     """Return the baggage entries of these names in ``context``, or in the current one, as attributes."""
-    return {key: str(value) for key in keys if (value := get_baggage(key, context)) is not None}
+    return {key: encodable(str(value)) for key in keys if (value := get_baggage(key, context)) is not None}
