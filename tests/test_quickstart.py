@@ -122,14 +122,9 @@ def tree(example: Callable[[str], Any]) -> Any:
 
 
 @pytest.fixture
-def names(example: Callable[[str], Any]) -> dict[str, Any]:
-    """What `__main__.py` defines."""
-    return runpy.run_path(str(QUICKSTART / "__main__.py"), run_name="quickstart")
-
-
-@pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch, names: dict[str, Any], tmp_path: Path) -> Callable[..., int]:
+def main(monkeypatch: pytest.MonkeyPatch, example: Callable[[str], Any], tmp_path: Path) -> Callable[..., int]:
     """Run the example with another application."""
+    names = runpy.run_path(str(QUICKSTART / "__main__.py"), run_name="quickstart")
     monkeypatch.setitem(names["main"].__globals__, "HERE", tmp_path)
 
     def main(application: str, *arguments: str) -> int:
@@ -162,10 +157,10 @@ def test_fails_as_the_application_does(main: Callable[..., int], capfd: pytest.C
 
 def test_fails_where_no_span_arrives(main: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
     assert main("") == 1
-    assert "none named modelforge.get_llm or langchain.llm.invoke" in capfd.readouterr().err
+    assert "error: 0 spans arrived, without modelforge.get_llm, langchain.llm.invoke.\n" in capfd.readouterr().err
 
 
-def test_collector_reads_compressed_bodies(example: Callable[[str], Any], names: dict[str, Any]) -> None:
+def test_collector_reads_compressed_bodies(example: Callable[[str], Any]) -> None:
     request = ExportTraceServiceRequest()
     span = (
         request.resource_spans.add()
@@ -174,7 +169,7 @@ def test_collector_reads_compressed_bodies(example: Callable[[str], Any], names:
     )
     span.attributes.add(key="reasons").value.array_value.values.add(string_value="stop")
     span.links.add(span_id=b"\2" * 8)
-    with example("collector").Collector() as collector, names["serving"](collector):
+    with example("collector").Collector() as collector, example("local").serving(collector):
         body = gzip.compress(request.SerializeToString())
         post = urllib.request.Request(f"{collector.endpoint}/v1/traces", body, {"Content-Encoding": "gzip"})
         urllib.request.urlopen(post).close()
@@ -259,6 +254,11 @@ def test_tree_marks_failed_spans(tree: Any) -> None:
         "!call     failed: openai.APIError  2.0 ms!",
         "call                              2.0 ms",
     ]
+
+
+def test_tree_shows_the_details_it_is_given(tree: Any) -> None:
+    spans = [tree.Span(name="call", span_id="1", attributes={"tenant": "acme"}, **SPAN)]
+    assert tree.format_trees(spans, details=lambda span: span.attributes.values()) == ["call  acme  2.0 ms"]
 
 
 def test_metrics_are_summed_over_their_attributes(tree: Any) -> None:

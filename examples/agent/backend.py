@@ -16,6 +16,7 @@ class Backend(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.base_url = f"{self.url}/v1"
 
 
 class _Handler(BaseHTTPRequestHandler):

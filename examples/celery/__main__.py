@@ -1,22 +1,22 @@
 """Runs the producer and a prefork worker under OpenTelemetry and prints the trace they sent."""
 
-import argparse
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from kombu import Connection
+
 HERE = Path(__file__).parent
+# The model server, the collector and the tree.
 sys.path.append(str(HERE.parent / "quickstart"))
 
 from collector import Collector  # noqa: E402
-from local import environment, serving, write_config  # noqa: E402
+from local import argument_parser, check_spans, loopback, print_trees, start  # noqa: E402
 from server import ChatServer  # noqa: E402
-from tree import WIDTH, format_trees  # noqa: E402
 
 EXPECTED_SPANS = ("answer request", "run/tasks.title", "modelforge.get_llm", "langchain.llm.invoke")
 # A process for each task, so that every span depends on the flush in tasks.py. And no talk among workers: the broker in
@@ -30,41 +30,33 @@ PATIENCE_SECONDS = 30
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it, and return the producer's exit code, or 1 where telemetry is missing."""
-    options = _parse(arguments)
-    chat, collector = ChatServer(), Collector()
-    with serving(chat), serving(collector), tempfile.TemporaryDirectory(prefix="celery-") as home:
-        write_config(Path(home), chat.base_url, "gpt-4o-mini")
-        application, script = ("programmatic", "programmatic") if options.programmatic else ("tasks", "producer")
-        worker = _command(options.programmatic, "celery", "--quiet", f"--app={application}", *WORKER)
-        producer = _command(options.programmatic, "python", f"{script}.py")
-        variables = environment(home, collector.endpoint, "no-key-needed", "celery") | _queue(home, options.redis)
-        # In a directory without a .model-forge/config.json, which ModelForge would prefer.
-        with _running(worker, home, variables):
-            print(f"$ {' '.join(producer)}", flush=True)
-            status = subprocess.run(_located(producer), check=False, cwd=home, env=variables).returncode
-
-    print("", *format_trees(collector.spans, shutil.get_terminal_size((WIDTH, 0)).columns), sep="\n")
-    missing = [name for name in EXPECTED_SPANS if name not in {span.name for span in collector.spans}]
-    if status == 0 and missing:
-        print(f"\nerror: no span named {' or '.join(missing)} arrived at {collector.endpoint}", file=sys.stderr)
-        return 1
-    return status if status >= 0 else 1
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python examples/celery", description=__doc__)
-    parser.add_argument("--programmatic", action="store_true", help="set OpenTelemetry up in code: programmatic.py")
+    parser = argument_parser("celery", __doc__)
     parser.add_argument("--redis", metavar="URL", help="for the queue and the results, instead of SQLite files")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    application, script = ("programmatic", "programmatic") if options.programmatic else ("tasks", "producer")
+    instrument = () if options.programmatic else ("opentelemetry-instrument",)
+    worker = (*instrument, "celery", "--quiet", f"--app={application}", *WORKER)
+    producer = (*instrument, "python", f"{script}.py")
+    collector = Collector()
+    with loopback("celery", ChatServer(), collector) as variables:
+        variables.update(_queue(variables["HOME"], options.redis))
+        # Now, since in SQLite one of two that declare it at once fails.
+        with Connection(variables["CELERY_BROKER_URL"]) as connection:
+            connection.SimpleQueue("celery").close()
+        with _running(worker, variables) as process:
+            status = _produce(producer, variables, process)
+
+    print_trees(collector.spans)
+    return status or check_spans(collector.spans, EXPECTED_SPANS)
 
 
 @contextmanager
-def _running(command: Sequence[str], home: str, variables: Mapping[str, str]) -> Iterator[None]:
+def _running(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker, and in the end let it finish what it is doing."""
-    print(f"$ {' '.join(command)} &", flush=True)
-    with subprocess.Popen(_located(command), cwd=home, env=variables) as worker:
+    print("$", *command, "&", flush=True)
+    with start(command, HERE, variables) as worker:
         try:
-            yield
+            yield worker
         finally:
             worker.terminate()
             try:
@@ -73,17 +65,17 @@ def _running(command: Sequence[str], home: str, variables: Mapping[str, str]) ->
                 worker.kill()
 
 
-def _command(programmatic: bool, *command: str) -> list[str]:
-    """Return what a user would type."""
-    return list(command) if programmatic else ["opentelemetry-instrument", *command]
-
-
-def _located(command: Sequence[str]) -> list[str]:
-    """Return a command with the paths of this environment's programs and of this directory's scripts."""
-    programs = {"python": sys.executable}
-    for name in ("celery", "opentelemetry-instrument"):
-        programs[name] = shutil.which(name, path=Path(sys.executable).parent) or name
-    return [str(HERE / word) if word.endswith(".py") else programs.get(word, word) for word in command]
+def _produce(command: Sequence[str], variables: Mapping[str, str], worker: subprocess.Popen[bytes]) -> int:
+    """Run the producer, and return its exit code; or 1 where its worker has ended, which it would wait for."""
+    print("$", *command, flush=True)
+    with start(command, HERE, variables) as producer:
+        while producer.poll() is None:
+            if worker.poll() is not None:
+                print(f"\nerror: the worker ended with exit code {worker.returncode}", file=sys.stderr)
+                producer.kill()
+                return 1
+            time.sleep(0.05)
+    return producer.returncode if producer.returncode >= 0 else 1
 
 
 def _queue(home: str, redis: str | None) -> dict[str, str]:

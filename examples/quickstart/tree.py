@@ -1,7 +1,7 @@
 """Spans and metrics as text: a tree with what matters of each span beside it, and a line for each metric."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 WIDTH = 100
@@ -53,10 +53,32 @@ class _Row:
     failed: bool
 
 
-def format_trees(spans: Sequence[Span], width: int = WIDTH, mark_failed: Callable[[str], str] = str) -> list[str]:
+def span_details(span: Span) -> Iterator[str]:
+    """Yield what matters of an HTTP request, a `get_llm` or a model call."""
+    attributes = span.attributes
+    if span.failed:
+        yield f"failed: {attributes['error.type']}" if "error.type" in attributes else "failed"
+    # The HTTP instrumentations write the stable names only when they are told to.
+    for names in (("http.response.status_code", "http.status_code"), ("url.full", "http.url")):
+        if (value := next((attributes[name] for name in names if name in attributes), None)) is not None:
+            yield str(value)
+    if "gen_ai.operation.name" in attributes:
+        yield from _call(attributes)
+    else:
+        names = ("modelforge.provider", "modelforge.model", "modelforge.llm_type")
+        yield from (str(attributes[name]) for name in names if name in attributes)
+
+
+def format_trees(
+    spans: Sequence[Span],
+    width: int = WIDTH,
+    mark_failed: Callable[[str], str] = str,
+    details: Callable[[Span], Iterable[str]] = span_details,
+) -> list[str]:
     """Return the lines of a tree for each span whose parent is not among `spans`, in the order they started.
 
     :param mark_failed: what makes the line of a failed span stand out.
+    :param details: what is shown beside a span.
     """
     linked = {span_id for span in spans for span_id in span.links}
     ordered = sorted(spans, key=lambda span: span.start_ns)
@@ -64,7 +86,7 @@ def format_trees(spans: Sequence[Span], width: int = WIDTH, mark_failed: Callabl
         span.span_id: f"[{number}]"
         for number, span in enumerate((span for span in ordered if span.span_id in linked), start=1)
     }
-    rows = list(_rows(ordered, references))
+    rows = list(_rows(ordered, references, details))
     if not rows:
         return []
     label_width = max(len(row.label) for row in rows)
@@ -91,7 +113,9 @@ def format_metrics(metrics: Sequence[Metric]) -> list[str]:
     ]
 
 
-def _rows(spans: Sequence[Span], references: Mapping[str, str]) -> Iterator[_Row]:
+def _rows(
+    spans: Sequence[Span], references: Mapping[str, str], details: Callable[[Span], Iterable[str]]
+) -> Iterator[_Row]:
     ids = {span.span_id for span in spans}
     children: dict[str | None, list[Span]] = {}
     for span in spans:
@@ -102,7 +126,7 @@ def _rows(spans: Sequence[Span], references: Mapping[str, str]) -> Iterator[_Row
         yield _Row(
             label=" ".join((branch + span.name, *_references(span, references))),
             below=below + ("│" if inner else ""),
-            details=list(_details(span)),
+            details=list(details(span)),
             duration=format_duration((span.end_ns - span.start_ns) / 1e9),
             failed=span.failed,
         )
@@ -120,21 +144,6 @@ def _references(span: Span, references: Mapping[str, str]) -> Iterator[str]:
         yield references[span.span_id]
     for span_id in span.links:
         yield f"→ {references.get(span_id, f'[{span_id}]')}"
-
-
-def _details(span: Span) -> Iterator[str]:
-    attributes = span.attributes
-    if span.failed:
-        yield f"failed: {attributes['error.type']}" if "error.type" in attributes else "failed"
-    # The HTTP instrumentations write the stable names only when they are told to.
-    for names in (("http.response.status_code", "http.status_code"), ("url.full", "http.url")):
-        if (value := next((attributes[name] for name in names if name in attributes), None)) is not None:
-            yield str(value)
-    if "gen_ai.operation.name" in attributes:
-        yield from _call(attributes)
-    else:
-        names = ("modelforge.provider", "modelforge.model", "modelforge.llm_type")
-        yield from (str(attributes[name]) for name in names if name in attributes)
 
 
 def _call(attributes: Mapping[str, object]) -> Iterator[str]:

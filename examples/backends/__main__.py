@@ -1,0 +1,66 @@
+"""Runs the application of the quickstart with the settings of a backend; without one, it prints the trace it sent."""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from settings import BACKENDS, MissingCredentialError
+
+HERE = Path(__file__).parent
+QUICKSTART = HERE.parent / "quickstart"
+# The application, its model server, the collector and the tree.
+sys.path.append(str(QUICKSTART))
+
+from collector import Collector  # noqa: E402
+from local import argument_parser, check_spans, command, listens, loopback, print_trees, run  # noqa: E402
+from server import ChatServer  # noqa: E402
+
+EXPECTED_SPANS = ("answer question", "modelforge.get_llm", "langchain.llm.invoke")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it, and return the application's exit code, or 1 where its telemetry is missing."""
+    options = _parse(arguments)
+    if options.backend:
+        print(*(f"$ export {name}={value}" for name, value in BACKENDS[options.backend].settings.items()), sep="\n")
+    collector = Collector()
+    with loopback("backends", ChatServer(), collector) as variables:
+        variables.update(options.settings)
+        if options.content:
+            variables["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"] = "SPAN_ONLY"
+        shown = command(options.programmatic)
+        print("$", *shown, flush=True)
+        status = run(shown, HERE if options.programmatic else QUICKSTART, variables)
+
+    if options.backend:
+        return status
+    print_trees(collector.spans)
+    return status or check_spans(collector.spans, EXPECTED_SPANS)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argument_parser("backends", __doc__)
+    parser.add_argument("backend", nargs="?", choices=BACKENDS, help="where to send to: %(choices)s", metavar="BACKEND")
+    parser.add_argument("--content", action="store_true", help="send what is said, too")
+    options = parser.parse_args(arguments)
+    options.settings = {}
+    if options.backend:
+        try:
+            options.settings = BACKENDS[options.backend].environment(os.environ)
+        except MissingCredentialError as error:
+            parser.error(f"{options.backend} needs {error}: set it and run this again")
+        _check_endpoint(parser, options.settings)
+    return options
+
+
+def _check_endpoint(parser: argparse.ArgumentParser, settings: Mapping[str, str]) -> None:
+    """End with an error where nothing listens. What is far away may be behind a proxy, and is not asked."""
+    for name, value in settings.items():
+        if name.endswith("_ENDPOINT") and value.startswith("http:") and not listens(value):
+            parser.error(f"nothing listens at {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

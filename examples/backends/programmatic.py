@@ -1,0 +1,39 @@
+"""The application of the quickstart, with OpenTelemetry set up in code; where to send to is still the environment's."""
+
+import os
+import sys
+from pathlib import Path
+
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
+
+sys.path.append(str(Path(__file__).parent.parent / "quickstart"))
+
+import app
+
+
+def main() -> None:
+    """Set up OpenTelemetry, whose providers export what is left when the process ends, and run the application."""
+    tracer_provider = TracerProvider()
+    tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(tracer_provider)
+    # Some backends take traces only.
+    if os.environ.get("OTEL_METRICS_EXPORTER") != "none":
+        metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())]))
+
+    HTTPXClientInstrumentor().instrument()
+    ModelForgeInstrumentor().instrument()
+
+    app.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Runs the two services under OpenTelemetry and prints whose request each of their model calls was made for."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# The model server, the collector and the tree.
+sys.path.append(str(HERE.parent / "quickstart"))
+
+from collector import Collector  # noqa: E402
+from local import argument_parser, command, loopback, print_trees, run, without_parts  # noqa: E402
+from server import ChatServer  # noqa: E402
+from tree import Span, span_details  # noqa: E402
+
+KEYS = ("tenant", "user.id")
+EXPECTED = [["acme", "ada"], ["acme", "ada"], ["globex", "grace"]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run them, and return their exit code, or 1 where their telemetry is not what it should be."""
+    programmatic = argument_parser("baggage", __doc__).parse_args(arguments).programmatic
+    collector = Collector()
+    with loopback("baggage", ChatServer(), collector) as variables:
+        if not programmatic:
+            variables["OTEL_PYTHON_MODELFORGE_BAGGAGE_KEYS"] = ",".join(KEYS)
+        status = run(command(programmatic), HERE, variables)
+
+    print_trees(without_parts(collector.spans), _details)
+    callers = sorted(_entries(span) for span in collector.spans if span.name == "langchain.llm.invoke")
+    if status == 0 and callers != EXPECTED:
+        print(f"\nerror: the model calls were made for {callers}, not {EXPECTED}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _entries(span: Span) -> list[str]:
+    return [str(span.attributes[key]) for key in KEYS if key in span.attributes]
+
+
+def _details(span: Span) -> Iterator[str]:
+    yield from _entries(span)
+    yield from span_details(span)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

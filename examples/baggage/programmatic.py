@@ -1,0 +1,34 @@
+"""The same services, with OpenTelemetry set up in code instead of by `opentelemetry-instrument`."""
+
+import app
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from service import app as service
+
+from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
+
+
+def main() -> None:
+    """Set up OpenTelemetry, whose providers export what is left when the process ends, and serve and ask."""
+    tracer_provider = TracerProvider()
+    tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(tracer_provider)
+    metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())]))
+
+    HTTPXClientInstrumentor().instrument()
+    ModelForgeInstrumentor().instrument(baggage_keys=["tenant", "user.id"])
+    # A span for each part that is sent says nothing here.
+    FastAPIInstrumentor.instrument_app(service, exclude_spans=["receive", "send"])
+
+    app.main()
+
+
+if __name__ == "__main__":
+    main()

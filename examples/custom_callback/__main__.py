@@ -1,0 +1,37 @@
+"""Runs the example application and prints the trace that its callbacks made."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# The model server, the collector and the tree.
+sys.path.append(str(HERE.parent / "quickstart"))
+
+from collector import Collector  # noqa: E402
+from local import check_spans, loopback, print_trees, run  # noqa: E402
+from server import ChatServer  # noqa: E402
+from tree import Span, span_details  # noqa: E402
+
+EXPECTED_SPANS = ("answer questions", "langchain.llm.invoke", "langchain.llm.invoke")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it, and return the application's exit code, or 1 where its telemetry is missing."""
+    argparse.ArgumentParser(prog="./run custom_callback", description=__doc__).parse_args(arguments)
+    collector = Collector()
+    with loopback("custom_callback", ChatServer(), collector) as variables:
+        status = run(["python", "app.py"], HERE, variables)
+
+    print_trees(collector.spans, _details)
+    return status or check_spans(collector.spans, EXPECTED_SPANS)
+
+
+def _details(span: Span) -> Iterator[str]:
+    yield from (f"{name} {value}" for name, value in span.attributes.items() if name.startswith("app."))
+    yield from span_details(span)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

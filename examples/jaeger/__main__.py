@@ -1,0 +1,54 @@
+"""Runs the application under OpenTelemetry and prints the trace it sent, or sends it to Jaeger."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+HERE = Path(__file__).parent
+# The model server, the collector and the tree.
+sys.path.append(str(HERE.parent / "quickstart"))
+
+from collector import Collector  # noqa: E402
+from local import argument_parser, check_spans, command, listens, loopback, print_trees, run  # noqa: E402
+from server import ChatServer  # noqa: E402
+
+SERVICE = "jaeger-example"
+EXPECTED_SPANS = ("plan a day", "modelforge.get_llm", "langchain.llm.invoke")
+# Where Jaeger takes OTLP over HTTP, and where it shows its pages.
+ENDPOINT = "http://localhost:4318"
+PAGES_PORT = 16686
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it, and return the application's exit code, or 1 where its telemetry is missing."""
+    options = _parse(arguments)
+    collector = Collector()
+    with loopback(SERVICE, ChatServer(), collector) as variables:
+        # Jaeger takes traces only.
+        variables.update(OTEL_METRICS_EXPORTER="none", OTEL_LOGS_EXPORTER="none")
+        if options.jaeger:
+            variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = options.jaeger
+        status = run(command(options.programmatic), HERE, variables)
+
+    if options.jaeger:
+        print(f"\nhttp://{urlsplit(options.jaeger).hostname}:{PAGES_PORT}/search?service={SERVICE}")
+        return status
+    print_trees(collector.spans)
+    return status or check_spans(collector.spans, EXPECTED_SPANS)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argument_parser("jaeger", __doc__)
+    parser.add_argument(
+        "--jaeger", nargs="?", const=ENDPOINT, metavar="URL", help="send the trace to Jaeger (default: %(const)s)"
+    )
+    options = parser.parse_args(arguments)
+    if options.jaeger and not listens(options.jaeger):
+        parser.error(f"nothing listens at {options.jaeger}: start Jaeger, as examples/jaeger/README.md says")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

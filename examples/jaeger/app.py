@@ -1,0 +1,25 @@
+"""An application that asks its model twice. All it knows of OpenTelemetry is the span of the request it serves."""
+
+import logging
+
+from modelforge import ModelForgeRegistry
+from opentelemetry import trace
+
+tracer = trace.get_tracer(__name__)
+
+
+def main() -> None:
+    """Serve one request."""
+    # ModelForge writes its log to standard output.
+    logging.getLogger("modelforge").setLevel(logging.WARNING)
+    with tracer.start_as_current_span("plan a day"):
+        llm = ModelForgeRegistry().get_llm(enhanced=False)
+        print(llm.invoke("Give a day in Lisbon a title of three words.").content)
+        # ChatOpenAI with a base_url of its own, as ModelForge makes it, asks for a stream's usage only when told to.
+        for chunk in llm.stream("And now in two.", stream_usage=True):
+            print(chunk.content, end="", flush=True)
+        print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Runs the example application under OpenTelemetry and prints how each of its streams ended."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from backend import Backend
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+HERE = Path(__file__).parent
+# The collector and the tree.
+sys.path.append(str(HERE.parent / "quickstart"))
+
+from collector import Collector  # noqa: E402
+from local import argument_parser, check_spans, command, loopback, print_trees, run  # noqa: E402
+from tree import Span, span_details  # noqa: E402
+
+EXPECTED_SPANS = ("modelforge.get_llm", *4 * ["langchain.llm.invoke"])
+
+
+class EventCollector(Collector):
+    """Keeps the events of chunks, too, as spans: below the call, and from its start to the chunk."""
+
+    def receive(self, path: str, body: bytes) -> bool:
+        if path == "/v1/traces":
+            self.spans += _read_events(body)
+        return super().receive(path, body)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it, and return the application's exit code, or 1 where its telemetry is missing."""
+    parser = argument_parser("streaming", __doc__)
+    parser.add_argument(
+        "--chunk-events", choices=("first", "all", "off"), default="first", help="the chunks that are events"
+    )
+    options = parser.parse_args(arguments)
+    collector = EventCollector()
+    with loopback("streaming", Backend(), collector) as variables:
+        variables["OTEL_PYTHON_MODELFORGE_CHUNK_EVENTS"] = options.chunk_events
+        status = run(command(options.programmatic), HERE, variables)
+
+    print_trees(collector.spans, _details)
+    return status or check_spans(collector.spans, EXPECTED_SPANS)
+
+
+def _read_events(body: bytes) -> Iterator[Span]:
+    request = ExportTraceServiceRequest.FromString(body)
+    for span in (span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans):
+        for number, event in enumerate(event for event in span.events if event.name == "modelforge.chunk"):
+            yield Span(
+                name=f"{event.name} {number}",
+                span_id=f"{span.span_id.hex()}.{number}",
+                parent_id=span.span_id.hex(),
+                start_ns=span.start_time_unix_nano,
+                end_ns=event.time_unix_nano,
+            )
+
+
+def _details(span: Span) -> Iterator[str]:
+    if "modelforge.outcome" in span.attributes:
+        yield str(span.attributes["modelforge.outcome"])
+        yield f"{span.attributes['modelforge.response.chunk_count']} chunks"
+    yield from span_details(span)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
