@@ -137,7 +137,15 @@ def test_beyond_the_series_that_are_kept_the_oldest_is_recorded(measurements: Me
     assert record.values == [0] * MOST_IN_SERIES
 
 
-@pytest.mark.parametrize("provider", [NoOpMeterProvider(), OtherProvider()], ids=["no-op", "other"])
+class UnhashableProvider(OtherProvider):
+    """One that nothing can be kept for."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    "provider", [NoOpMeterProvider(), OtherProvider(), UnhashableProvider()], ids=["no-op", "other", "unhashable"]
+)
 def test_a_provider_that_never_asks_gets_each_at_once(provider: MeterProvider) -> None:
     record = Recorder()
     measurements = measurements_of(provider, meter_of(provider))

@@ -4,7 +4,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from threading import Lock
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -43,10 +42,13 @@ class Measurements:
     A provider that never asks gets each measurement at once.
     """
 
-    def __init__(self, meter: Meter, *, collected: bool) -> None:
+    def __init__(self, *, collected: bool) -> None:
         self._single: _Kept = deque()
         self._series: _Kept = deque()
         self._collected = collected
+
+    def listen(self, meter: Meter) -> None:
+        """Have the collections of the meter's provider told."""
         with _HOOK:
             # OpenTelemetry tells of a collection in no other way. It observes nothing, so no such metric appears.
             meter.create_observable_gauge("modelforge.client.measurements", [self._collect])
@@ -101,7 +103,6 @@ def _record_oldest(kept: _Kept) -> None:
 
 
 _measurements: Final[WeakKeyDictionary[MeterProvider, Measurements]] = WeakKeyDictionary()
-_lock: Final = Lock()
 
 
 def _clear() -> None:
@@ -117,12 +118,15 @@ if hasattr(os, "register_at_fork"):
 def measurements_of(meter_provider: MeterProvider | None, meter: Meter) -> Measurements:
     """Return the measurements of a provider, or of the global one: the same as long as it lives, as its hook is."""
     provider = meter_provider or get_meter_provider()
-    with _lock:
-        measurements = _measurements.get(provider)
-        if measurements is None:
-            # The SDK's readers collect, and shut down with a last collection. Of another's it must be seen first.
-            collected = type(provider).__module__.startswith("opentelemetry.sdk.metrics")
-            measurements = _measurements[provider] = Measurements(meter, collected=collected)
+    # The SDK's readers collect, and shut down with a last collection. Of another's it must be seen first.
+    created = Measurements(collected=type(provider).__module__.startswith("opentelemetry.sdk.metrics"))
+    try:
+        measurements = _measurements.setdefault(provider, created)
+    except TypeError:
+        # Nothing can refer to this provider weakly.
+        measurements = created
+    if measurements is created:
+        created.listen(meter)
     return measurements
 
 
