@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 # Before ModelForge is imported: nobody's own configuration has a part in this.
-os.environ["HOME"] = tempfile.mkdtemp(prefix="modelforge-benchmark-")
+_home = tempfile.TemporaryDirectory(prefix="modelforge-benchmark-")
+os.environ["HOME"] = _home.name
 # ModelForge logs each get_llm to standard output.
 logging.disable(logging.INFO)
 

@@ -55,7 +55,7 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.kill()
+        # It ends when it has no more to read, and takes its home directory along.
         self._process.communicate()
 
 
