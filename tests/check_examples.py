@@ -41,14 +41,8 @@ def main(names: list[str]) -> int:
 
 
 def copy_project(project: Path) -> None:
-    """Copy what a clone would hold, were everything committed that is not ignored."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    for name in filter(None, names):
-        # One that is deleted and not yet committed is listed, too.
-        if (ROOT / name).is_file():
-            (project / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, project / name)
+    """Copy the project, without what tools have left in it."""
+    shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(".*", "__pycache__", "site"))
 
 
 def check(readme: Path, project: Path, home: Path) -> str | None:
