@@ -715,7 +715,16 @@ def test_a_task_cancelled_between_two_chunks_keeps_what_had_come(
     provider_server.reply = Reply(hold_after=2)
 
     async def main() -> None:
-        await cancel_when_held(provider_server, asyncio.create_task(ASYNC["astream"](llm)))
+        came = asyncio.Event()
+
+        async def read() -> None:
+            async for _ in llm.astream("Hi"):
+                came.set()
+
+        task = asyncio.create_task(read())
+        async with asyncio.timeout(TIMEOUT):
+            await came.wait()
+        await cancel_when_held(provider_server, task)
 
     asyncio.run(main())
     cancelled(instrumented)
