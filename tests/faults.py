@@ -18,7 +18,7 @@ from langchain_core.messages import BaseMessage
 from modelforge import ModelForgeRegistry
 from opentelemetry.context import get_current
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from providers import Reply
+from providers import ProviderServer, Reply
 
 from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
 from opentelemetry_instrumentation_modelforge.call import open_calls
@@ -81,7 +81,9 @@ class Application:
     spans = 9
     calls = 8
 
-    def __init__(self, registry: ModelForgeRegistry) -> None:
+    def __init__(self, registry: ModelForgeRegistry, server: ProviderServer) -> None:
+        server.reply = fails_when_told
+        get_llm(registry)  # Fills ModelForge's cache of models.dev.
         self._registry = registry
         self._held: list[weakref.ref[Any]] = []
 

@@ -16,8 +16,8 @@ from typing import Any
 import grpc
 import pytest
 from calls import TIMEOUT
-from conftest import at_least, get_llm
-from faults import Application, Gate, Ledger, fails_when_told, instrumented, unaffected
+from conftest import at_least
+from faults import Application, Gate, Ledger, instrumented, unaffected
 from modelforge import ModelForgeRegistry
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GRPCSpanExporter
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
@@ -256,9 +256,7 @@ def backoff(collector: FlakyCollector, monkeypatch: pytest.MonkeyPatch) -> Backo
 
 @pytest.fixture
 def application(registry: ModelForgeRegistry, provider_server: ProviderServer) -> Application:
-    provider_server.reply = fails_when_told
-    get_llm(registry)  # Fills ModelForge's cache of models.dev.
-    return Application(registry)
+    return Application(registry, provider_server)
 
 
 # --- Faults that pass ---

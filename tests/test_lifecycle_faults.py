@@ -30,7 +30,6 @@ from faults import (
     Gate,
     Ledger,
     background,
-    fails_when_told,
     instrumented,
     seen,
     unaffected,
@@ -61,9 +60,7 @@ def ledger(tracer_provider: TracerProvider) -> Ledger:
 
 @pytest.fixture
 def application(registry: ModelForgeRegistry, provider_server: ProviderServer) -> Application:
-    provider_server.reply = fails_when_told
-    get_llm(registry)  # Fills ModelForge's cache of models.dev.
-    return Application(registry)
+    return Application(registry, provider_server)
 
 
 # --- Processors that hang ---

@@ -87,11 +87,7 @@ class Application:
     """The process of metrics_app.py."""
 
     def __init__(self, home: Path, models_url: str) -> None:
-        write_config(home, models_url, ASKED)
-        path = home / ".config" / "model-forge" / "config.json"
-        config = json.loads(path.read_text())
-        config["providers"]["openai"]["models"][STREAMED] = {}
-        path.write_text(json.dumps(config))
+        write_config(home, models_url, ASKED, **{STREAMED: {}})
         self.port = free_port()
         self._process = subprocess.Popen(
             [Path(sys.executable).parent / "opentelemetry-instrument", sys.executable, TESTS / "metrics_app.py"],

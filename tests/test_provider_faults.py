@@ -36,6 +36,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 from providers import HOST, ProviderServer
+from test_response import KEYS
 
 from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor, OpenTelemetryCallback
 from opentelemetry_instrumentation_modelforge.call import open_calls
@@ -726,26 +727,6 @@ def looped() -> dict[str, Any]:
     return mapping
 
 
-KEYS = (
-    "token_usage",
-    "prompt_tokens",
-    "completion_tokens",
-    "prompt_tokens_details",
-    "cached_tokens",
-    "input_tokens",
-    "output_tokens",
-    "input_token_details",
-    "cache_read",
-    "total_cost",
-    "cost",
-    "eval_count",
-    "prompt_eval_count",
-    "id",
-    "model",
-    "model_name",
-    "finish_reason",
-    "done_reason",
-)
 TEXT = st.text(max_size=4) | st.sampled_from(["\ud800", "x" * 100_000, "\0"])
 ANYTHING = st.recursive(
     st.none()

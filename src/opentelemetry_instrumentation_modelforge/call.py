@@ -392,7 +392,8 @@ class ModelCall(Call):
         attributes = self._metric_attributes
         context = self._exemplar_context
         if self._streaming:
-            self._measure_gaps()
+            if self._gaps:
+                self._measure_gaps()
             take(telemetry.active_streams.add, -1, attributes, context)
         if response.model is not None:
             attributes = {**attributes, gen_ai.GEN_AI_RESPONSE_MODEL: response.model}

@@ -35,9 +35,10 @@ _HOOK: Final = Guard("asking to be told of collections")
 class Measurements:
     """The measurements for one meter provider.
 
-    To aggregate one takes the SDK several times as long as all else that a chunk of a stream costs, and a call has five
-    and one more for each chunk. An SDK's readers collect in a thread of their own, or at a scrape, and ask asynchronous
-    instruments for their values before they look at the others: that is the time to record what the calls left here.
+    To aggregate one takes the SDK several times as long as all else that a chunk of a stream costs, and a call has four
+    and a stream one more for each chunk. An SDK's readers collect in a thread of their own, or at a scrape, and ask
+    asynchronous instruments for their values before they look at the others: that is the time to record what the calls
+    left here.
 
     A provider that never asks gets each measurement at once.
     """
