@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import multiprocessing
 import pickle
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from calls import MODEL_SPAN, MODELS
 from conftest import OPENAI_KEY, Telemetry, get_llm
+from langchain_core.callbacks import BaseCallbackHandler, manager
 from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
@@ -241,6 +244,113 @@ def test_modelforges_own_callback_counts_as_before(registry: ModelForgeRegistry,
     telemetry = instrument()
     assert counts() == before
     telemetry.span(MODEL_SPAN)
+
+
+# --- Chunks ---
+
+Dispatched = Callable[[Any], list[str]]
+
+
+@pytest.fixture(params=["stream", "astream"])
+def dispatched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Dispatched:
+    """Stream an answer of the model, and return the events that LangChain itself brought to callbacks."""
+
+    async def astream(llm: Any) -> None:
+        async for _ in llm.astream("Hi"):
+            pass
+
+    def stream(llm: Any) -> list[str]:
+        events: list[str] = []
+        for name in ("handle_event", "ahandle_event"):
+            handle = getattr(manager, name)
+
+            def noting(handlers: Any, event: str, *args: Any, handle: Any = handle, **kwargs: Any) -> Any:
+                events.append(event)
+                return handle(handlers, event, *args, **kwargs)
+
+            monkeypatch.setattr(manager, name, noting)
+        if request.param == "astream":
+            asyncio.run(astream(llm))
+        else:
+            list(llm.stream("Hi"))
+        return events
+
+    return stream
+
+
+class Hearing(BaseCallbackHandler):
+    """Keeps what it hears of each chunk."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, set[str]]] = []
+
+    def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
+        self.heard.append((token, set(kwargs)))
+
+
+def chunk_count(telemetry: Telemetry) -> Any:
+    return (telemetry.span(MODEL_SPAN).attributes or {})["modelforge.response.chunk_count"]
+
+
+def test_a_chunk_goes_straight_to_the_only_callback_of_a_run(
+    registry: ModelForgeRegistry, instrumented: Telemetry, dispatched: Dispatched
+) -> None:
+    assert dispatched(get_llm(registry)) == ["on_chat_model_start", "on_llm_end"]
+    assert chunk_count(instrumented) > 1
+
+
+def test_another_callback_hears_of_each_chunk_as_ever(
+    registry: ModelForgeRegistry, instrument: Instrument, dispatched: Dispatched
+) -> None:
+    def hear() -> list[tuple[str, set[str]]]:
+        hearing = Hearing()
+        assert dispatched(get_llm(registry, callbacks=[hearing])).count("on_llm_new_token") == len(hearing.heard)
+        return hearing.heard
+
+    before = hear()
+    telemetry = instrument()
+    assert hear() == before
+    assert chunk_count(telemetry) == len(before)
+
+
+def test_a_callback_alone_in_its_run_that_is_not_ours_hears_of_each_chunk_as_ever(
+    registry: ModelForgeRegistry, instrument: Instrument, dispatched: Dispatched
+) -> None:
+    hearing = Hearing()
+    llm = get_llm(registry, callbacks=[hearing])
+    dispatched(llm)
+    before, hearing.heard = hearing.heard, []
+    telemetry = instrument()
+    dispatched(llm)
+    assert hearing.heard == before != []
+    assert MODEL_SPAN not in span_names(telemetry)
+
+
+def test_a_subclass_hears_of_each_chunk_itself(
+    registry: ModelForgeRegistry, telemetry: Telemetry, instrument: Instrument, dispatched: Dispatched
+) -> None:
+    class Counting(OpenTelemetryCallback):
+        heard = 0
+
+        def on_llm_new_token(self, *args: Any, **kwargs: Any) -> None:
+            self.heard += 1
+            super().on_llm_new_token(*args, **kwargs)
+
+    counting = Counting("openai", "gpt-4o-mini")
+    llm = get_llm(registry, callbacks=[counting])
+    instrument()
+    dispatched(llm)
+    assert chunk_count(telemetry) == counting.heard > 1
+
+
+@pytest.mark.parametrize("handlers", [None, (), []], ids=repr)
+def test_a_run_manager_without_handlers_tells_nobody(instrumented: Telemetry, handlers: Any) -> None:
+    given: dict[str, Any] = {"run_id": uuid4(), "handlers": handlers, "inheritable_handlers": []}
+    manager.CallbackManagerForLLMRun(**given).on_llm_new_token("Hi")
+    asyncio.run(manager.AsyncCallbackManagerForLLMRun(**given).on_llm_new_token(token="Hi"))
+    assert instrumented.spans() == []
 
 
 # --- Copies ---

@@ -23,6 +23,7 @@ import modelforge
 import pytest
 from calls import MODEL_SPAN
 from conftest import Telemetry, get_llm, write_config
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.chat_models import BaseChatModel
 from modelforge import ModelForgeRegistry
 from opentelemetry.instrumentation.utils import unwrap
@@ -52,7 +53,10 @@ PATCHED = {
     (BaseChatModel, "_agenerate_with_cache"),
     (BaseChatModel, "stream"),
     (BaseChatModel, "astream"),
+    (CallbackManagerForLLMRun, "on_llm_new_token"),
+    (AsyncCallbackManagerForLLMRun, "on_llm_new_token"),
 }
+OWNERS = {owner for owner, _ in PATCHED}
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +75,7 @@ def functions(*owners: type) -> Functions:
     """The very objects in the class dictionaries that might be patched."""
     return {
         (owner, name): value
-        for owner in owners or (ModelForgeRegistry, BaseChatModel)
+        for owner in owners or OWNERS
         for name, value in vars(owner).items()
         if not name.startswith("_abc_")
     }

@@ -1,7 +1,8 @@
 """``OpenTelemetryCallback``: LangChain's events as the beginning, the chunks and the end of a model call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import wraps
 from importlib import import_module
 from typing import Any, Final, Self, cast
 from uuid import UUID
@@ -139,9 +140,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
 
     def on_llm_new_token(self, token: Any = "", *, run_id: UUID, chunk: object = None, **kwargs: Any) -> None:
         """Count a chunk of a streamed response."""
-        call = open_calls.get(run_id)
-        if call is not None:
-            call.chunk(chunk)
+        _count(run_id, chunk)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """End the call with its answer, unless whoever ran the model has seen it."""
@@ -237,6 +236,47 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             # It waits for this import, which a process that only unpickles models never makes.
             with suppress(ImportError):
                 import_module("modelforge.registry")
+
+
+def llm_new_token(wrapped: Callable[..., None]) -> Callable[..., None]:
+    """Wrap ``CallbackManagerForLLMRun.on_llm_new_token``.
+
+    LangChain takes several times as long to bring a chunk to a callback as counting it takes, so a run that has ours
+    alone counts it here.
+    """
+
+    @wraps(wrapped)
+    def on_llm_new_token(self: Any, token: Any, *, chunk: object = None, **kwargs: Any) -> None:
+        if _is_ours_alone(self.handlers):
+            _count(self.run_id, chunk)
+        else:
+            wrapped(self, token, chunk=chunk, **kwargs)
+
+    return on_llm_new_token
+
+
+def allm_new_token(wrapped: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Wrap ``AsyncCallbackManagerForLLMRun.on_llm_new_token``, as :func:`llm_new_token` does the other."""
+
+    @wraps(wrapped)
+    async def on_llm_new_token(self: Any, token: Any, *, chunk: object = None, **kwargs: Any) -> None:
+        if _is_ours_alone(self.handlers):
+            _count(self.run_id, chunk)
+        else:
+            await wrapped(self, token, chunk=chunk, **kwargs)
+
+    return on_llm_new_token
+
+
+def _is_ours_alone(handlers: object) -> bool:
+    # Not isinstance: a subclass may do more.
+    return type(handlers) is list and len(handlers) == 1 and type(handlers[0]) is OpenTelemetryCallback  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _count(run_id: UUID, chunk: object) -> None:
+    call = open_calls.get(run_id)
+    if call is not None:
+        call.chunk(chunk)
 
 
 def _generations(response: object) -> Sequence[Sequence[object]]:

@@ -114,9 +114,10 @@ class _Installation:
                 self._install(module)
 
     def _install(self, module: ModuleType) -> None:
+        from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
         from langchain_core.language_models.chat_models import BaseChatModel
 
-        from . import execution, registry
+        from . import callback, execution, registry
         from .call import abandon_open_calls, note_collection
         from .telemetry import Telemetry, set_active_telemetry
 
@@ -140,6 +141,8 @@ class _Installation:
             (BaseChatModel, "_agenerate_with_cache", execution.agenerate_with_cache),
             (BaseChatModel, "stream", execution.stream),
             (BaseChatModel, "astream", execution.astream),
+            (CallbackManagerForLLMRun, "on_llm_new_token", callback.llm_new_token),
+            (AsyncCallbackManagerForLLMRun, "on_llm_new_token", callback.allm_new_token),
         )
         for owner, name, wrap in table:
             if name in vars(owner):
