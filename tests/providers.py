@@ -117,6 +117,8 @@ class Reply:
     """Close the connection after so many pieces."""
     malformed: bool = False
     """Send what does not parse: instead of a plain answer, or after the first piece of a stream."""
+    serialized: Sequence[bytes] | None = None
+    """Google's responses as they are to be sent: all of them in a stream, the last one as a plain answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -541,6 +543,8 @@ class _GoogleService:
             _reset(context)
         if reply.malformed:
             return self._garbage
+        if reply.serialized is not None:
+            return reply.serialized[-1]
         answer = _google_answer(body, reply)
         return _google_response(
             body, reply, answer.text, answer.tool_calls, _google_finish_reason(answer), reply.output_tokens
@@ -548,7 +552,9 @@ class _GoogleService:
 
     def stream(self, message: google.GenerateContentRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
         body, reply = self._receive("StreamGenerateContent", message, context)
-        responses = (_google_response(body, reply, *piece) for piece in _google_pieces(body, reply))
+        responses: Iterable[bytes] = (_google_response(body, reply, *piece) for piece in _google_pieces(body, reply))
+        if reply.serialized is not None:
+            responses = reply.serialized
         try:
             yield from self._provider.paced(reply, responses, self._garbage)
         except ConnectionCut:

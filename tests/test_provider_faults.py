@@ -17,16 +17,18 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from calls import MODEL_SPAN, MODELS, model_spans
 from conftest import Telemetry, get_llm, without_retries, write_config
+from google.ai import generativelanguage_v1beta as google
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
+from langchain_github_copilot import chat_models as copilot
 from modelforge import ModelForgeRegistry
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -35,7 +37,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
-from providers import HOST, ProviderServer
+from providers import HOST, ProviderServer, Reply
 from test_response import KEYS
 
 from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor, OpenTelemetryCallback
@@ -43,8 +45,9 @@ from opentelemetry_instrumentation_modelforge.call import open_calls
 
 pytestmark = [
     pytest.mark.usefixtures("nothing_left", "heard"),
-    # What it says of a count that is none.
+    # What they say of a count or a finish reason that is none.
     pytest.mark.filterwarnings("ignore:Pydantic serializer warnings"),
+    pytest.mark.filterwarnings("ignore:Unrecognized FinishReason"),
 ]
 
 Instrument = Callable[..., Telemetry]
@@ -53,6 +56,8 @@ TIMEOUT = 10
 
 
 # --- A server that sends bytes ---
+
+Answer = bytes | Callable[[socket.socket], None]
 
 
 class Wire(socketserver.ThreadingTCPServer):
@@ -64,7 +69,7 @@ class Wire(socketserver.ThreadingTCPServer):
     def __init__(self) -> None:
         super().__init__((HOST, 0), _Connection)
         self.url = f"http://{HOST}:{self.server_address[1]}"
-        self.answer: bytes | Callable[[socket.socket], None] = b""
+        self.answer: Answer = b""
         self.paths: list[str] = []
         """Of the requests of this test until now."""
         self.gone = threading.Event()
@@ -117,7 +122,7 @@ def wire(listening: Wire) -> Wire:
 
 @pytest.fixture(scope="module")
 def provider_server() -> Iterator[ProviderServer]:
-    """The other providers, which nobody asks."""
+    """Google, over gRPC, and what nobody asks."""
     with ProviderServer() as server:
         yield server
 
@@ -136,6 +141,11 @@ def model_config(model_config: dict[str, Any], wire: Wire) -> dict[str, Any]:
     model_config["providers"]["openai"]["base_url"] = f"{wire.url}/v1"
     model_config["providers"]["ollama"]["base_url"] = wire.url
     return model_config
+
+
+@pytest.fixture
+def redirected(redirected: None, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copilot, "API_ENDPOINT", wire.url)
 
 
 def http(
@@ -282,7 +292,7 @@ CHOICES: dict[str, Any] = {
     "choices empty mapping": [{}],
 }
 
-PLAIN: dict[str, bytes | Callable[[socket.socket], None]] = {
+PLAIN: dict[str, Answer] = {
     **{f"usage: {name}": http(completion(usage=usage)) for name, usage in USAGES.items()},
     **{name: http(completion(**field)) for name, field in FIELDS.items()},
     **{name: http(completion(choices=choices)) for name, choices in CHOICES.items()},
@@ -312,7 +322,7 @@ PLAIN: dict[str, bytes | Callable[[socket.socket], None]] = {
     "redirected nowhere": http(b"", status="307 Temporary Redirect"),
 }
 GOOD = events()
-STREAMED: dict[str, bytes | Callable[[socket.socket], None]] = {
+STREAMED: dict[str, Answer] = {
     **{f"usage: {name}": sse(events(usage=usage)) for name, usage in USAGES.items()},
     **{name: sse(events(**field)) for name, field in FIELDS.items()},
     **{name: sse(event({"content": "Hello"}) + event(choices=choices) + GOOD) for name, choices in CHOICES.items()},
@@ -363,7 +373,7 @@ def lines(*middle: bytes, **end: Any) -> bytes:
     return http(b"".join((line(), *middle, line("", **last))), "application/x-ndjson", length=None)
 
 
-OLLAMA: dict[str, bytes | Callable[[socket.socket], None]] = {
+OLLAMA: dict[str, Answer] = {
     **{f"{name} counts": lines(prompt_eval_count=count, eval_count=count) for name, count in COUNTS.items()},
     **{f"model {name}": lines(model=value) for name, value in WRONG.items()},
     **{f"done_reason {name}": lines(done_reason=value) for name, value in WRONG.items()},
@@ -384,10 +394,63 @@ OLLAMA: dict[str, bytes | Callable[[socket.socket], None]] = {
     "slow drip": dripping(lines()),
 }
 # aiohttp forgets what it has not handed on by then, which is the scheduler's to say.
-OLLAMA_CUT: dict[str, bytes | Callable[[socket.socket], None]] = {
+OLLAMA_CUT: dict[str, Answer] = {
     "reset after the headers": then_reset(http(b"", length=None)),
     "reset in mid-stream": then_reset(http(line(), length=None)),
     "shorter than announced": http(line(), length=100_000),
+}
+
+
+# --- What Google answers, and what it does not ---
+
+
+def candidate(content: Any = "Hello", finish_reason: int = 1, **changes: Any) -> google.Candidate:
+    content = google.Content(role="model", parts=[{"text": content}]) if isinstance(content, str) else content
+    return google.Candidate(without_missing({"content": content, "finish_reason": finish_reason, **changes}))
+
+
+def response(**changes: Any) -> bytes:
+    usage = {"prompt_token_count": 11, "candidates_token_count": 7, "total_token_count": 18}
+    data = {"candidates": [candidate()], "usage_metadata": usage, "model_version": "gemini-2.5-flash-001", **changes}
+    return google.GenerateContentResponse.serialize(google.GenerateContentResponse(without_missing(data)))
+
+
+def counts(count: int) -> dict[str, int]:
+    return dict.fromkeys(
+        ("prompt_token_count", "candidates_token_count", "thoughts_token_count", "cached_content_token_count"), count
+    )
+
+
+GEMINI: dict[str, Sequence[bytes]] = {
+    "no candidates": [response(candidates=[])],
+    "no candidates in mid-stream": [response(), response(candidates=[]), response()],
+    "a blocked prompt": [response(candidates=[], prompt_feedback={"block_reason": 1})],
+    "no content": [response(candidates=[candidate(None, finish_reason=3)])],
+    "no parts": [response(candidates=[candidate(google.Content(role="model"))])],
+    "no role": [response(candidates=[candidate(google.Content(parts=[{"text": "Hello"}]))])],
+    "an empty part": [response(candidates=[candidate(google.Content(role="model", parts=[google.Part()]))])],
+    "an empty text": [response(candidates=[candidate("")])],
+    "a reason of no name": [response(candidates=[candidate(finish_reason=99)])],
+    "a negative reason": [response(candidates=[candidate(finish_reason=-1)])],
+    "no reason": [response(candidates=[candidate(finish_reason=0)])],
+    "many candidates": [response(candidates=[candidate(str(index), index=index) for index in range(8)])],
+    "a call without a name": [
+        response(candidates=[candidate(google.Content(role="model", parts=[{"function_call": {"args": {"x": 1}}}]))])
+    ],
+    "no usage": [response(usage_metadata=MISSING)],
+    "negative counts": [response(usage_metadata=counts(-11))],
+    "the largest counts": [response(usage_metadata=counts(2**31 - 1))],
+    "the smallest counts": [response(usage_metadata=counts(-(2**31)))],
+    "zero counts": [response(usage_metadata=counts(0))],
+    "counts that fall": [response(usage_metadata=counts(11)), response(usage_metadata=counts(7))],
+    "usage before the end": [response(), response(usage_metadata=MISSING)],
+    "no model": [response(model_version="")],
+    "an unknown field": [response() + b"\xfa\x7f\x05Hello"],
+    "half a message": [response(), response()[:-3]],
+    "an empty message": [b""],
+    "no message": [response(), b"\xff"],
+    "text that is not UTF-8": [response(), response().replace(b"Hello", b"caf\xe9!")],
+    "nothing": [],
 }
 
 
@@ -423,6 +486,9 @@ def shown(value: object) -> str:
         return f"<{type(value).__name__}: {error}>"
 
 
+ID = re.compile(r"(run|lc_run)-[\w-]+|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+
+
 def seen(call: Callable[[Any, list[Any]], None], llm: Any) -> tuple[list[str], list[tuple[str, str]]]:
     """The chunks that a call brings, and the exceptions it ends with, from the one raised to its first cause."""
     chunks: list[Any] = []
@@ -434,8 +500,8 @@ def seen(call: Callable[[Any, list[Any]], None], llm: Any) -> tuple[list[str], l
         while cause is not None:
             errors.append((f"{type(cause).__module__}.{type(cause).__qualname__}", str(cause)))
             cause = cause.__cause__ or cause.__context__
-    # What differs from call to call: the run's id, and where an object is.
-    return [re.sub(r"(run|lc_run)-[\w-]+", "run", shown(chunk)) for chunk in chunks], [
+    # What differs from call to call: the id of the run or of a tool call, and where an object is.
+    return [ID.sub("id", shown(chunk)) for chunk in chunks], [
         (kind, re.sub(r"0x\w+", "0x", text)) for kind, text in errors
     ]
 
@@ -494,6 +560,10 @@ NO_CHOICE = ("empty choices", "choices mapping")
             ("openai", ("stream", "astream"), STREAMED),
             ("ollama", tuple(CALLS), OLLAMA),
             ("ollama", ("invoke", "stream"), OLLAMA_CUT),
+            # It streams nothing.
+            ("github_copilot", ("invoke", "ainvoke"), PLAIN),
+            ("google", ("invoke", "ainvoke"), {fault: answer for fault, answer in GEMINI.items() if answer}),
+            ("google", ("stream", "astream"), GEMINI),
         )
         for fault, answer in faults.items()
     ],
@@ -503,20 +573,28 @@ def test_the_application_sees_what_it_sees_uninstrumented(
     instrument: Instrument,
     metric_reader: InMemoryMetricReader,
     wire: Wire,
+    provider_server: ProviderServer,
     provider: str,
     modes: tuple[str, ...],
     fault: str,
-    answer: bytes | Callable[[socket.socket], None],
+    answer: Answer | Sequence[bytes],
 ) -> None:
-    wire.answer = answer
-    llm = without_retries(get_llm(registry, provider, MODELS[provider]))
-    before = [seen(CALLS[mode], llm) for mode in modes]
-    asked, wire.paths = wire.paths, []
+    if provider == "google":
+        provider_server.reply = Reply(serialized=cast("Sequence[bytes]", answer))
+    else:
+        wire.answer = cast("Answer", answer)
+
+    def call() -> tuple[Any, list[str]]:
+        llm = without_retries(get_llm(registry, provider, MODELS[provider]))
+        wire.paths, earlier = [], len(provider_server.requests)
+        said = [seen(CALLS[mode], llm) for mode in modes]
+        return said, wire.paths + [request.path for request in provider_server.requests[earlier:]]
+
+    before, asked = call()
     telemetry = instrument()
-    llm = without_retries(get_llm(registry, provider, MODELS[provider]))
-    after = [seen(CALLS[mode], llm) for mode in modes]
+    after, asked_again = call()
     assert after == before
-    assert wire.paths == asked
+    assert asked_again == asked
     assert len(asked) >= len(modes)
 
     spans = model_spans(telemetry.spans())
