@@ -29,6 +29,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from providers import HOST, ProviderServer, Reply, unused_port
 
 from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback
+from opentelemetry_instrumentation_modelforge.telemetry import active_telemetry
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -555,6 +556,29 @@ def test_exemplars_lead_to_the_trace(instrumented: Telemetry, llm: Any) -> None:
         for point in metrics[name]:
             assert point.exemplars
             assert {(e.trace_id, e.span_id) for e in point.exemplars} == {(context.trace_id, context.span_id)}
+
+
+@pytest.mark.parametrize(
+    ("failing", "name"),
+    [("duration", DURATION), ("token_usage", TOKENS), ("time_to_first_chunk", FIRST_CHUNK), ("cost", COST)],
+)
+def test_an_instrument_that_fails_takes_no_other_with_it(
+    instrumented: Telemetry,
+    llm: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failing: str,
+    name: str,
+) -> None:
+    def fail(*args: Any) -> None:
+        raise OSError("no more metrics")
+
+    telemetry = active_telemetry()
+    assert telemetry is not None
+    monkeypatch.setattr(getattr(telemetry, failing), "record", fail)
+    list(llm.stream(PROMPT, stream_usage=True))
+    assert instrumented.metrics().keys() == {DURATION, TOKENS, FIRST_CHUNK, NEXT_CHUNK, COST, STREAMS} - {name}
+    caplog.clear()
 
 
 def test_unsampled_calls_still_count(meter_provider: MeterProvider, metric_reader: Any, registry: Any) -> None:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from array import array
 from asyncio import CancelledError
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from threading import get_ident
 from time import perf_counter, time_ns
@@ -21,7 +21,7 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.semconv.attributes import error_attributes, exception_attributes
-from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span, set_span_in_context
+from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.util.types import AnyValue, AttributeValue
 
 from .coexistence import Enclosed, Enclosing, enclosing_context, publish
@@ -47,6 +47,7 @@ from .semconv import (
     TOKEN_INPUT,
     TOKEN_OUTPUT,
 )
+from .telemetry import Telemetry
 from .template import CallTemplate
 
 Outcome = Literal["completed", "failed", "cancelled", "closed", "abandoned"]
@@ -66,7 +67,8 @@ _RESPONSE: Final = Guard("reading a response")
 _COMPLETION_HOOK: Final = Guard("calling the completion_hook")
 _RESPONSE_HOOK: Final = Guard("calling the response_hook")
 _PRICE: Final = Guard("pricing a call")
-_METRICS: Final = Guard("recording the metrics of a call")
+_METRICS: Final = Guard("measuring a call")
+_METRIC: Final = Guard("recording a measurement")
 _ERROR: Final = Guard("describing an error")
 _SPAN: Final = Guard("describing how a call ended")
 _CHUNK: Final = Guard("recording a chunk")
@@ -170,7 +172,6 @@ class ModelCall(Call):
         "_attributes",
         "_chunks",
         "_enclosed",
-        "_exemplar_context",
         "_first_chunk",
         "_gaps",
         "_last_chunk",
@@ -179,6 +180,7 @@ class ModelCall(Call):
         "_prompt",
         "_requested",
         "_seen",
+        "_span_context",
         "_started",
         "_streaming",
         "span",
@@ -215,7 +217,7 @@ class ModelCall(Call):
             template.span_name, caller, SpanKind.CLIENT, {**self._attributes, **self._requested}, template.links
         )
         self._started = perf_counter()
-        self._exemplar_context = exemplar_context(self.span)
+        self._span_context = self.span.get_span_context()
         self._enclosed = Enclosed()
         super().__init__(template, run_id, enclosing_context(set_span_in_context(self.span, caller), self._enclosed))
         if streaming:
@@ -247,40 +249,30 @@ class ModelCall(Call):
         self._chunks += 1
 
     def _note_first_chunk(self, chunk: object, now: float) -> None:
-        telemetry = self._template.telemetry
         if not self._streaming:
             if _is_internal(chunk):
                 return
             self._open_stream()
         self._chunks = 1
         self._first_chunk = self._last_chunk = now
-        telemetry.measurements.take(
-            telemetry.time_to_first_chunk.record,
-            now - self._started,
-            self._metric_attributes,
-            self._exemplar_context,
-        )
-        if telemetry.configuration.chunk_events != "off":
+        if self._template.telemetry.configuration.chunk_events != "off":
             self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: 0})
 
     def _note_chunk(self) -> None:
         if len(self._gaps) == MOST_IN_SERIES:
-            self._measure_gaps()
+            telemetry = self._template.telemetry
+            telemetry.measurements.take_series(
+                _record_gaps, telemetry, self._metric_attributes, self._span_context, self._gaps
+            )
+            self._gaps = array("d")
         if self._template.every_chunk:
             self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: self._chunks})
-
-    def _measure_gaps(self) -> None:
-        telemetry = self._template.telemetry
-        telemetry.measurements.take_series(
-            telemetry.time_per_output_chunk.record, self._gaps, self._metric_attributes, self._exemplar_context
-        )
-        self._gaps = array("d")
 
     def _open_stream(self) -> None:
         self._streaming = True
         self._gaps = array("d")
         telemetry = self._template.telemetry
-        telemetry.measurements.take(telemetry.active_streams.add, 1, self._metric_attributes, self._exemplar_context)
+        telemetry.measurements.take(_record_opening, telemetry, self._metric_attributes, self._span_context)
 
     def _finish(
         self,
@@ -320,7 +312,18 @@ class ModelCall(Call):
         with _PRICE:
             amount = self._template.amount(response)
         with _METRICS:
-            self._record_metrics(duration, response, amount, error)
+            telemetry.measurements.take(
+                _record_call,
+                telemetry,
+                self._metric_attributes,
+                self._span_context,
+                duration,
+                response,
+                amount,
+                None if error is None else error_type(error),
+                self._first_chunk - self._started if self._chunks else None,
+                self._gaps if self._streaming else None,
+            )
         with _SPAN:
             recording = self.span.is_recording()
             if recording or telemetry.content is not None:
@@ -383,44 +386,6 @@ class ModelCall(Call):
                 )
         if event is not None:
             self._template.telemetry.logger.emit(event)
-
-    def _record_metrics(
-        self, duration: float, response: Response, amount: float | None, error: BaseException | None
-    ) -> None:
-        telemetry = self._template.telemetry
-        take = telemetry.measurements.take
-        attributes = self._metric_attributes
-        context = self._exemplar_context
-        if self._streaming:
-            if self._gaps:
-                self._measure_gaps()
-            take(telemetry.active_streams.add, -1, attributes, context)
-        if response.model is not None:
-            attributes = {**attributes, gen_ai.GEN_AI_RESPONSE_MODEL: response.model}
-        usage = response.usage
-        if usage is not None:
-            if usage.input_tokens is not None:
-                take(
-                    telemetry.token_usage.record,
-                    usage.input_tokens,
-                    {**attributes, gen_ai.GEN_AI_TOKEN_TYPE: TOKEN_INPUT},
-                    context,
-                )
-            if usage.output_tokens is not None:
-                take(
-                    telemetry.token_usage.record,
-                    usage.output_tokens,
-                    {**attributes, gen_ai.GEN_AI_TOKEN_TYPE: TOKEN_OUTPUT},
-                    context,
-                )
-        if amount is not None:
-            take(telemetry.cost.record, amount, attributes, context)
-        if error is not None:
-            attributes = {**attributes, error_attributes.ERROR_TYPE: error_type(error)}
-        if response.cached:
-            # A hit takes no time worth an average: whoever plots latency can leave it out.
-            attributes = {**attributes, MODELFORGE_RESPONSE_CACHED: True}
-        take(telemetry.duration.record, duration, attributes, context)
 
     def _outcome_attributes(
         self, outcome: Outcome, generations: Sequence[object], response: Response, amount: float | None
@@ -491,8 +456,8 @@ class EnrichingCall(Call):
                 # The other one has no such metric.
                 telemetry = self._template.telemetry
                 attributes = self._template.metric_attributes_in(self._caller)
-                context = exemplar_context(get_current_span(self._caller))
-                telemetry.measurements.take(telemetry.cost.record, amount, attributes, context)
+                span = get_current_span(self._caller).get_span_context()
+                telemetry.measurements.take(_record_cost, telemetry, attributes, span, amount)
 
     def _publish(self, response: Response) -> float | None:
         """Report what is known by now, and return what the call cost."""
@@ -507,6 +472,67 @@ class EnrichingCall(Call):
             if response.cached:
                 data.attributes[MODELFORGE_RESPONSE_CACHED] = True
         return amount
+
+
+Attributes = Mapping[str, AttributeValue]
+
+
+def _record(
+    record: Callable[[float, Attributes, Context], None], value: float, attributes: Attributes, context: Context
+) -> None:
+    # Each though another fails.
+    with _METRIC:
+        record(value, attributes, context)
+
+
+def _record_opening(telemetry: Telemetry, attributes: Attributes, span: SpanContext) -> None:
+    _record(telemetry.active_streams.add, 1, attributes, exemplar_context(span))
+
+
+def _record_gaps(telemetry: Telemetry, attributes: Attributes, span: SpanContext, gaps: Iterable[float]) -> None:
+    context = exemplar_context(span)
+    for gap in gaps:
+        _record(telemetry.time_per_output_chunk.record, gap, attributes, context)
+
+
+def _record_cost(telemetry: Telemetry, attributes: Attributes, span: SpanContext, amount: float) -> None:
+    _record(telemetry.cost.record, amount, attributes, exemplar_context(span))
+
+
+def _record_call(
+    telemetry: Telemetry,
+    attributes: Attributes,
+    span: SpanContext,
+    duration: float,
+    response: Response,
+    amount: float | None,
+    error: str | None,
+    time_to_first_chunk: float | None,
+    gaps: Iterable[float] | None,
+) -> None:
+    """Record what a call measured, now that it is over."""
+    context = exemplar_context(span)
+    if gaps is not None:
+        _record(telemetry.active_streams.add, -1, attributes, context)
+        _record_gaps(telemetry, attributes, span, gaps)
+    if time_to_first_chunk is not None:
+        _record(telemetry.time_to_first_chunk.record, time_to_first_chunk, attributes, context)
+    if response.model is not None:
+        attributes = {**attributes, gen_ai.GEN_AI_RESPONSE_MODEL: response.model}
+    usage = response.usage
+    if usage is not None:
+        for count, token_type in ((usage.input_tokens, TOKEN_INPUT), (usage.output_tokens, TOKEN_OUTPUT)):
+            if count is not None:
+                of_type = {**attributes, gen_ai.GEN_AI_TOKEN_TYPE: token_type}
+                _record(telemetry.token_usage.record, count, of_type, context)
+    if amount is not None:
+        _record(telemetry.cost.record, amount, attributes, context)
+    if error is not None:
+        attributes = {**attributes, error_attributes.ERROR_TYPE: error}
+    if response.cached:
+        # A hit takes no time worth an average: whoever plots latency can leave it out.
+        attributes = {**attributes, MODELFORGE_RESPONSE_CACHED: True}
+    _record(telemetry.duration.record, duration, attributes, context)
 
 
 def abandon_open_calls() -> None:

@@ -2,33 +2,28 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVarTuple
 from weakref import WeakKeyDictionary
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter_provider
-from opentelemetry.trace import NonRecordingSpan, Span, set_span_in_context
-from opentelemetry.util.types import AttributeValue
+from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_context
 
 from .otel_utils import Guard
 
-Record = Callable[[float, Mapping[str, AttributeValue], Context], None]
-"""``Histogram.record`` or ``UpDownCounter.add``."""
+Measured = TypeVarTuple("Measured")
 
-Series = Sequence[float]
-"""What one instrument measured with one set of attributes in one context."""
+_Kept = deque[tuple[Callable[..., None], tuple[object, ...]]]
 
-_Kept = deque[tuple[Record, Series, Mapping[str, AttributeValue], Context]]
-
-MOST_SINGLE: Final = 2048
+MOST_CALLS: Final = 1024
 MOST_SERIES: Final = 96
 MOST_IN_SERIES: Final = 32
 """Some 700 kilobytes in all, of which one open stream fills no more than 50. Beyond that, whoever brings a measurement
 records the oldest."""
 
-_RECORD: Final = Guard("recording a measurement")
+_RECORD: Final = Guard("recording measurements")
 _HOOK: Final = Guard("asking to be told of collections")
 
 
@@ -44,7 +39,7 @@ class Measurements:
     """
 
     def __init__(self, *, collected: bool) -> None:
-        self._single: _Kept = deque()
+        self._calls: _Kept = deque()
         self._series: _Kept = deque()
         self._collected = collected
 
@@ -54,40 +49,30 @@ class Measurements:
             # OpenTelemetry tells of a collection in no other way. It observes nothing, so no such metric appears.
             meter.create_observable_gauge("modelforge.client.measurements", [self._collect])
 
-    def take(self, record: Record, value: float, attributes: Mapping[str, AttributeValue], context: Context) -> None:
-        """Have ``record(value, attributes, context)`` called at the next collection, or now if there may be none.
+    def take(self, record: Callable[[*Measured], None], *measured: *Measured) -> None:
+        """Have ``record(*measured)`` called at the next collection, or now if there may be none.
 
-        :param context: lives as long; see :func:`exemplar_context`.
+        :param measured: what a call measured, and lives as long: a span's context, not the span.
         """
-        self._keep(self._single, MOST_SINGLE, record, (value,), attributes, context)
+        self._keep(self._calls, MOST_CALLS, record, measured)
 
-    def take_series(
-        self, record: Record, values: Series, attributes: Mapping[str, AttributeValue], context: Context
-    ) -> None:
-        """Take up to ``MOST_IN_SERIES`` values, as :meth:`take` does one."""
-        self._keep(self._series, MOST_SERIES, record, values, attributes, context)
+    def take_series(self, record: Callable[[*Measured], None], *measured: *Measured) -> None:
+        """Take what :meth:`take` does, with up to ``MOST_IN_SERIES`` values of one instrument in it."""
+        self._keep(self._series, MOST_SERIES, record, measured)
 
-    def _keep(
-        self,
-        kept: _Kept,
-        most: int,
-        record: Record,
-        values: Series,
-        attributes: Mapping[str, AttributeValue],
-        context: Context,
-    ) -> None:
-        kept.append((record, values, attributes, context))
+    def _keep(self, kept: _Kept, most: int, record: Callable[..., None], measured: tuple[object, ...]) -> None:
+        kept.append((record, measured))
         if not self._collected or len(kept) > most:
             _record_oldest(kept)
 
     def clear(self) -> None:
         """Forget what is kept."""
-        self._single.clear()
+        self._calls.clear()
         self._series.clear()
 
     def _collect(self, options: CallbackOptions) -> Iterable[Observation]:
         self._collected = True
-        for kept in (self._single, self._series):
+        for kept in (self._series, self._calls):
             # What comes meanwhile is for the next time.
             for _ in range(len(kept)):
                 _record_oldest(kept)
@@ -97,10 +82,9 @@ class Measurements:
 def _record_oldest(kept: _Kept) -> None:
     # Another thread may have taken it.
     with suppress(IndexError):
-        record, values, attributes, context = kept.popleft()
-        for value in values:
-            with _RECORD:
-                record(value, attributes, context)
+        record, measured = kept.popleft()
+        with _RECORD:
+            record(*measured)
 
 
 _measurements: Final[WeakKeyDictionary[MeterProvider, Measurements]] = WeakKeyDictionary()
@@ -134,6 +118,6 @@ def measurements_of(meter_provider: MeterProvider | None, meter: Meter) -> Measu
 _NOTHING: Final = Context()
 
 
-def exemplar_context(span: Span) -> Context:
-    """Return a context for the measurements of a span: an exemplar finds the span by it, and it keeps no more alive."""
-    return set_span_in_context(NonRecordingSpan(span.get_span_context()), _NOTHING)
+def exemplar_context(span: SpanContext) -> Context:
+    """Return a context for the measurements of a span, by which an exemplar finds it."""
+    return set_span_in_context(NonRecordingSpan(span), _NOTHING)
