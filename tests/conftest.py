@@ -12,9 +12,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,21 @@ _isolate()
 def at_least(distribution: str, minimum: str) -> bool:
     """Whether what is installed is as new as that; the oldest supported releases lack a thing here and there."""
     return Version(version(distribution)) >= Version(minimum)
+
+
+def lacking(*modules: str, instrumentors: Sequence[str] = ()) -> str | None:
+    """What this environment lacks: one of the modules, or `opentelemetry-instrument` with an instrumentor to load."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            return f"{module} is not installed"
+    if instrumentors and shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent) is None:
+        return "opentelemetry-instrument is not installed"
+    for name in instrumentors:
+        if not entry_points(group="opentelemetry_instrumentor", name=name):
+            return f"the instrumentation of {name} is not installed"
+    return None
 
 
 COUNTS_REASONING = pytest.mark.skipif(
@@ -325,6 +340,22 @@ def instrument(
 def instrumented(instrument: Callable[..., Telemetry]) -> Telemetry:
     """ModelForge and the HTTP clients it uses, instrumented with default options."""
     return instrument()
+
+
+@pytest.fixture
+def model(instrumented: Telemetry, registry: ModelForgeRegistry) -> Callable[..., Any]:
+    """Hand out instrumented models that fail at the first error."""
+    from calls import MODELS
+
+    def model(provider: str = "openai", **options: Any) -> Any:
+        return without_retries(get_llm(registry, provider, MODELS[provider], **options))
+
+    return model
+
+
+@pytest.fixture
+def llm(model: Callable[..., Any]) -> Any:
+    return model()
 
 
 def _http_instrumentors() -> Iterator[Any]:

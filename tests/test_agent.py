@@ -14,12 +14,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import OPENAI_KEY, Telemetry, write_config
+from conftest import OPENAI_KEY, Telemetry, lacking, write_config
 from opentelemetry.sdk.trace import ReadableSpan
 from test_quickstart import missing, without_numbers
 
-pytest.importorskip("langgraph.prebuilt")
-if reason := missing():
+if reason := missing() or lacking("langgraph.prebuilt"):
     pytest.skip(reason, allow_module_level=True)
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "agent"

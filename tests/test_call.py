@@ -56,19 +56,6 @@ DETAILED = {
 }
 
 
-@pytest.fixture
-def model(instrumented: Telemetry, registry: ModelForgeRegistry) -> Callable[..., Any]:
-    def model(provider: str = "openai", **options: Any) -> Any:
-        return without_retries(get_llm(registry, provider, MODELS[provider], **options))
-
-    return model
-
-
-@pytest.fixture
-def llm(model: Callable[..., Any]) -> Any:
-    return model()
-
-
 def echo(model: type[EchoModel] = EchoModel, **options: Any) -> EchoModel:
     return model(callbacks=[OpenTelemetryCallback("echo", "echo")], **options)
 

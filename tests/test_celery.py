@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import os
@@ -16,13 +15,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 from calls import EchoModel
-from conftest import OPENAI_KEY, get_llm
+from conftest import OPENAI_KEY, get_llm, lacking
 from modelforge import ModelForgeRegistry
 from opentelemetry.sdk.trace import SpanProcessor
 from providers import ProviderServer, Reply
@@ -39,19 +37,10 @@ INTERNAL, PRODUCER, CONSUMER = 1, 4, 5
 """The other kinds of a span, in OTLP."""
 
 
-def _missing() -> str | None:
-    if shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent) is None:
-        return "opentelemetry-instrument is not installed"
-    if missing := [name for name in ("celery", "redis", "sqlalchemy") if importlib.util.find_spec(name) is None]:
-        return f"{', '.join(missing)} not installed"
-    for name in ("celery", "httpx", "modelforge"):
-        if not entry_points(group="opentelemetry_instrumentor", name=name):
-            return f"the instrumentation of {name} is not installed"
-    return None
-
+LACKING = lacking("celery", "redis", "sqlalchemy", instrumentors=("celery", "httpx", "modelforge"))
 
 pytestmark = [
-    pytest.mark.skipif(_missing() is not None, reason=str(_missing())),
+    pytest.mark.skipif(LACKING is not None, reason=str(LACKING)),
     pytest.mark.skipif(sys.platform == "win32", reason="Celery's prefork pool needs fork"),
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -11,17 +10,14 @@ from collections.abc import Mapping
 
 import pytest
 from check_examples import difference
+from conftest import lacking
 from services import EXAMPLES, TIMEOUT
 from test_quickstart import missing
 
 if reason := missing():
     pytest.skip(reason, allow_module_level=True)
 
-LACKING = [
-    name
-    for name in ("fastapi", "uvicorn", "opentelemetry.instrumentation.fastapi")
-    if importlib.util.find_spec(name) is None
-]
+LACKING = lacking("fastapi", "uvicorn", instrumentors=("fastapi",))
 BAGGAGE = [("baggage",), ("baggage", "--programmatic")]
 OTHERS = [
     ("streaming",),
@@ -83,7 +79,7 @@ def test_streaming_shows_how_each_stream_ended(arguments: tuple[str, ...], later
     assert len(LATER_CHUNK.findall(output)) == later_chunks
 
 
-@pytest.mark.skipif(bool(LACKING), reason=f"{', '.join(LACKING)} not installed")
+@pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
 @pytest.mark.parametrize("arguments", [(), ("--programmatic",)], ids=["zero-code", "programmatic"])
 def test_baggage_names_the_tenant_and_the_user_of_each_call(arguments: tuple[str, ...], outputs: Outputs) -> None:
     output = outputs["baggage", *arguments]

@@ -30,12 +30,11 @@ from calls import (
     model_spans,
     parent_of,
 )
-from conftest import Telemetry, get_llm, without_retries
+from conftest import Telemetry
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
-from modelforge import ModelForgeRegistry
 from opentelemetry.context import get_current
 from opentelemetry.trace import StatusCode, get_current_span
 from providers import ProviderServer, Reply
@@ -48,21 +47,6 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 STREAMING = ("openai", "ollama", "google")
 # LangChain's community ChatOllama has neither.
 WITHOUT_TOOLS = {"ollama"}
-
-
-@pytest.fixture
-def model(instrumented: Telemetry, registry: ModelForgeRegistry) -> Callable[..., Any]:
-    """Hand out instrumented models that fail at the first error."""
-
-    def model(provider: str = "openai", **options: Any) -> Any:
-        return without_retries(get_llm(registry, provider, MODELS[provider], **options))
-
-    return model
-
-
-@pytest.fixture
-def llm(model: Callable[..., Any]) -> Any:
-    return model()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import importlib
 import json
 import secrets
 import signal
@@ -14,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import lacking
 from providers import ProviderServer, Reply
 from test_quickstart import missing
 
-pytest.importorskip("fastapi")
-pytest.importorskip("uvicorn")
-if reason := missing():
+if reason := missing() or lacking("fastapi", "uvicorn", instrumentors=("fastapi",)):
     pytest.skip(reason, allow_module_level=True)
-if importlib.util.find_spec("opentelemetry.instrumentation.fastapi") is None:
-    pytest.skip("the instrumentation of FastAPI is not installed", allow_module_level=True)
 
 from services import (
     CLIENT,

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 
 import pytest
+from conftest import lacking
 from test_quickstart import missing, without_numbers
 
-pytest.importorskip("fastapi")
-pytest.importorskip("uvicorn")
-if reason := missing():
+if reason := missing() or lacking("fastapi", "uvicorn", instrumentors=("fastapi",)):
     pytest.skip(reason, allow_module_level=True)
-if importlib.util.find_spec("opentelemetry.instrumentation.fastapi") is None:
-    pytest.skip("the instrumentation of FastAPI is not installed", allow_module_level=True)
 
 from services import FASTAPI
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+from conftest import lacking
 from test_quickstart import missing
 
-pytest.importorskip("fastapi")
-pytest.importorskip("uvicorn")
-if reason := missing():
+if reason := missing() or lacking("fastapi", "uvicorn", instrumentors=("fastapi",)):
     pytest.skip(reason, allow_module_level=True)
-if importlib.util.find_spec("opentelemetry.instrumentation.fastapi") is None:
-    pytest.skip("the instrumentation of FastAPI is not installed", allow_module_level=True)
 
 import load
 

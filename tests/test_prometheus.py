@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
@@ -17,11 +16,11 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import lacking
 from metrics_app import ANSWERS, ASKED, ERRORS, FAIL, STREAMED, STREAMS
 from providers import ProviderServer, Reply
 from services import HOST, TIMEOUT, Service, free_port
@@ -52,19 +51,11 @@ NAMES = re.findall(r"^\| `[\w.]+` \| `(\w+)` \| (\w+) \|$", PAGE, re.MULTILINE)
 """The metrics as Prometheus calls them, with their types."""
 
 
-def _missing() -> str | None:
-    if PROMETHEUS is None:
-        return "the program prometheus is not installed"
-    if importlib.util.find_spec("opentelemetry.exporter.prometheus") is None:
-        return "opentelemetry-exporter-prometheus is not installed"
-    if shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent) is None:
-        return "opentelemetry-instrument is not installed"
-    if not entry_points(group="opentelemetry_instrumentor", name="modelforge"):
-        return "the instrumentation of modelforge is not installed"
-    return None
+LACKING = lacking("opentelemetry.exporter.prometheus", instrumentors=("modelforge",))
+if PROMETHEUS is None:
+    LACKING = "the program prometheus is not installed"
 
-
-needs_prometheus = pytest.mark.skipif(_missing() is not None, reason=str(_missing()))
+needs_prometheus = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
 
 # --- What is measured ---
 

@@ -9,37 +9,16 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from calls import MODELS, TIMEOUT, Person, weather
 from conftest import COPILOT_TOKEN, COUNTS_REASONING, GOOGLE_KEY, OPENAI_KEY, get_llm, without_retries, write_config
 from google.api_core import exceptions as google_errors
 from langchain_core.messages import HumanMessage, ToolMessage
-from langchain_core.tools import tool
 from modelforge import ModelForgeRegistry
 from providers import REFRESHED_TOKEN, ProviderServer, Reply
-from pydantic import BaseModel
 from requests.exceptions import ChunkedEncodingError
 
-PROVIDERS = {
-    "openai": "gpt-4o-mini",
-    "openrouter": "qwen",
-    "ollama": "llama3",
-    "google": "gemini-2.5-flash",
-    "github_copilot": "gpt-4o",
-}
+PROVIDERS = {**MODELS, "openrouter": "qwen"}
 STREAMING = [provider for provider in PROVIDERS if provider != "github_copilot"]
-TIMEOUT = 60
-
-
-@tool
-def weather(city: str) -> str:
-    """Get the weather in a city."""
-    return f"Sunny in {city}"
-
-
-class Person(BaseModel):
-    """A person."""
-
-    name: str
-    age: int
 
 
 def model(registry: ModelForgeRegistry, provider: str) -> Any:

@@ -8,16 +8,15 @@ import inspect
 import os
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import lacking
 from modelforge import ModelForgeRegistry
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -54,14 +53,9 @@ def without_numbers(tree: str) -> str:
 
 def missing() -> str | None:
     """What this environment lacks to run the example."""
-    if shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent) is None:
-        return "opentelemetry-instrument is not installed"
-    for name in ("modelforge", "httpx"):
-        if not entry_points(group="opentelemetry_instrumentor", name=name):
-            return f"the instrumentation of {name} is not installed"
     if "enhanced" not in inspect.signature(ModelForgeRegistry.get_llm).parameters:
         return "the example is written for ModelForge 2.1 and later"
-    return None
+    return lacking(instrumentors=("modelforge", "httpx"))
 
 
 @pytest.fixture(scope="module")
