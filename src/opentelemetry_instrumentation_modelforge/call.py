@@ -57,6 +57,7 @@ Outcome = Literal["completed", "failed", "cancelled", "closed", "abandoned"]
 _CHARACTERS_PER_TOKEN: Final = 4
 
 _UNREAD: Final = Response()
+_UNCOUNTED: Final = Usage()
 
 # langchain-core marks an answer from its cache since it has this method (0.3.76).
 _CACHE_IS_MARKED: Final = hasattr(BaseChatModel, "_convert_cached_generations")
@@ -312,13 +313,18 @@ class ModelCall(Call):
         with _PRICE:
             amount = self._template.amount(response)
         with _METRICS:
+            # Not the response itself: this may wait for a minute, with a thousand others.
+            usage = response.usage or _UNCOUNTED
             telemetry.measurements.take(
                 _record_call,
                 telemetry,
                 self._metric_attributes,
                 self._span_context,
                 duration,
-                response,
+                response.model,
+                response.cached,
+                usage.input_tokens,
+                usage.output_tokens,
                 amount,
                 None if error is None else error_type(error),
                 self._first_chunk - self._started if self._chunks else None,
@@ -504,7 +510,10 @@ def _record_call(
     attributes: Attributes,
     span: SpanContext,
     duration: float,
-    response: Response,
+    model: str | None,
+    cached: bool,
+    input_tokens: int | None,
+    output_tokens: int | None,
     amount: float | None,
     error: str | None,
     time_to_first_chunk: float | None,
@@ -517,19 +526,17 @@ def _record_call(
         _record_gaps(telemetry, attributes, span, gaps)
     if time_to_first_chunk is not None:
         _record(telemetry.time_to_first_chunk.record, time_to_first_chunk, attributes, context)
-    if response.model is not None:
-        attributes = {**attributes, gen_ai.GEN_AI_RESPONSE_MODEL: response.model}
-    usage = response.usage
-    if usage is not None:
-        for count, token_type in ((usage.input_tokens, TOKEN_INPUT), (usage.output_tokens, TOKEN_OUTPUT)):
-            if count is not None:
-                of_type = {**attributes, gen_ai.GEN_AI_TOKEN_TYPE: token_type}
-                _record(telemetry.token_usage.record, count, of_type, context)
+    if model is not None:
+        attributes = {**attributes, gen_ai.GEN_AI_RESPONSE_MODEL: model}
+    for count, token_type in ((input_tokens, TOKEN_INPUT), (output_tokens, TOKEN_OUTPUT)):
+        if count is not None:
+            of_type = {**attributes, gen_ai.GEN_AI_TOKEN_TYPE: token_type}
+            _record(telemetry.token_usage.record, count, of_type, context)
     if amount is not None:
         _record(telemetry.cost.record, amount, attributes, context)
     if error is not None:
         attributes = {**attributes, error_attributes.ERROR_TYPE: error}
-    if response.cached:
+    if cached:
         # A hit takes no time worth an average: whoever plots latency can leave it out.
         attributes = {**attributes, MODELFORGE_RESPONSE_CACHED: True}
     _record(telemetry.duration.record, duration, attributes, context)

@@ -17,7 +17,7 @@ Measured = TypeVarTuple("Measured")
 
 _Kept = deque[tuple[Callable[..., None], tuple[object, ...]]]
 
-MOST_CALLS: Final = 1024
+MOST_CALLS: Final = 1536
 MOST_SERIES: Final = 96
 MOST_IN_SERIES: Final = 32
 """Some 700 kilobytes in all, of which one open stream fills no more than 50. Beyond that, whoever brings a measurement
