@@ -7,6 +7,7 @@ from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from threading import get_ident
 from time import perf_counter, time_ns
 from traceback import format_exception
@@ -171,11 +172,10 @@ class ModelCall(Call):
 
     __slots__ = (
         "_attributes",
-        "_chunks",
+        "_due",
+        "_earlier",
         "_enclosed",
         "_first_chunk",
-        "_gaps",
-        "_last_chunk",
         "_metric_attributes",
         "_params",
         "_prompt",
@@ -184,6 +184,7 @@ class ModelCall(Call):
         "_span_context",
         "_started",
         "_streaming",
+        "_times",
         "span",
     )
 
@@ -208,10 +209,13 @@ class ModelCall(Call):
         self._params = params
         self._requested: dict[str, AttributeValue] = {}
         self._streaming = False
-        self._chunks = 0
         self._seen: object = None
         self._first_chunk = 0.0
-        self._last_chunk = 0.0
+        self._times = array("d")
+        """Of the chunks, but for the ``_earlier`` ones whose series is full."""
+        self._earlier = 0
+        self._due = 1
+        """How many times there must be for more to be done than to note one."""
         with _REQUEST:
             self._requested = request_attributes(params, metadata)
         self.span: Span = telemetry.tracer.start_span(
@@ -237,41 +241,40 @@ class ModelCall(Call):
         if chunk is not None and chunk is self._seen:
             return
         self._seen = chunk
-        now = perf_counter()
-        if not self._chunks:
+        times = self._times
+        times.append(perf_counter())
+        if len(times) >= self._due:
             with _CHUNK:
-                self._note_first_chunk(chunk, now)
-            return
-        self._gaps.append(now - self._last_chunk)
-        self._last_chunk = now
-        if len(self._gaps) == MOST_IN_SERIES or self._template.every_chunk:
-            with _CHUNK:
-                self._note_chunk()
-        self._chunks += 1
+                self._note_chunk(chunk)
 
-    def _note_first_chunk(self, chunk: object, now: float) -> None:
-        if not self._streaming:
-            if _is_internal(chunk):
+    def _note_chunk(self, chunk: object) -> None:
+        times = self._times
+        index = self._chunks - 1
+        every = self._template.every_chunk
+        if index == 0:
+            if not self._streaming and _is_internal(chunk):
+                times.pop()
                 return
-            self._open_stream()
-        self._chunks = 1
-        self._first_chunk = self._last_chunk = now
-        if self._template.telemetry.configuration.chunk_events != "off":
-            self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: 0})
-
-    def _note_chunk(self) -> None:
-        if len(self._gaps) == MOST_IN_SERIES:
+            self._first_chunk = times[0]
+            self._due = 1 if every else MOST_IN_SERIES + 1
+            if not self._streaming:
+                self._open_stream()
+        if len(times) > MOST_IN_SERIES:
+            self._times = times[-1:]
+            self._earlier += MOST_IN_SERIES
             telemetry = self._template.telemetry
             telemetry.measurements.take_series(
-                _record_gaps, telemetry, self._metric_attributes, self._span_context, self._gaps
+                _record_gaps, telemetry, self._metric_attributes, self._span_context, times
             )
-            self._gaps = array("d")
-        if self._template.every_chunk:
-            self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: self._chunks})
+        if every or (index == 0 and self._template.telemetry.configuration.chunk_events != "off"):
+            self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: index})
+
+    @property
+    def _chunks(self) -> int:
+        return self._earlier + len(self._times)
 
     def _open_stream(self) -> None:
         self._streaming = True
-        self._gaps = array("d")
         telemetry = self._template.telemetry
         telemetry.measurements.take(_record_opening, telemetry, self._metric_attributes, self._span_context)
 
@@ -327,8 +330,8 @@ class ModelCall(Call):
                 usage.output_tokens,
                 amount,
                 None if error is None else error_type(error),
-                self._first_chunk - self._started if self._chunks else None,
-                self._gaps if self._streaming else None,
+                self._first_chunk - self._started if self._times else None,
+                self._times if self._streaming else None,
             )
         with _SPAN:
             recording = self.span.is_recording()
@@ -400,7 +403,7 @@ class ModelCall(Call):
         if self._streaming:
             attributes[gen_ai.GEN_AI_REQUEST_STREAM] = True
             attributes[MODELFORGE_RESPONSE_CHUNK_COUNT] = self._chunks
-            if self._chunks:
+            if self._times:
                 attributes[gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = self._first_chunk - self._started
         if response.id is not None:
             attributes[gen_ai.GEN_AI_RESPONSE_ID] = response.id
@@ -495,10 +498,10 @@ def _record_opening(telemetry: Telemetry, attributes: Attributes, span: SpanCont
     _record(telemetry.active_streams.add, 1, attributes, exemplar_context(span))
 
 
-def _record_gaps(telemetry: Telemetry, attributes: Attributes, span: SpanContext, gaps: Iterable[float]) -> None:
+def _record_gaps(telemetry: Telemetry, attributes: Attributes, span: SpanContext, times: Iterable[float]) -> None:
     context = exemplar_context(span)
-    for gap in gaps:
-        _record(telemetry.time_per_output_chunk.record, gap, attributes, context)
+    for earlier, later in pairwise(times):
+        _record(telemetry.time_per_output_chunk.record, later - earlier, attributes, context)
 
 
 def _record_cost(telemetry: Telemetry, attributes: Attributes, span: SpanContext, amount: float) -> None:
@@ -517,13 +520,13 @@ def _record_call(
     amount: float | None,
     error: str | None,
     time_to_first_chunk: float | None,
-    gaps: Iterable[float] | None,
+    times: Iterable[float] | None,
 ) -> None:
     """Record what a call measured, now that it is over."""
     context = exemplar_context(span)
-    if gaps is not None:
+    if times is not None:
         _record(telemetry.active_streams.add, -1, attributes, context)
-        _record_gaps(telemetry, attributes, span, gaps)
+        _record_gaps(telemetry, attributes, span, times)
     if time_to_first_chunk is not None:
         _record(telemetry.time_to_first_chunk.record, time_to_first_chunk, attributes, context)
     if model is not None:

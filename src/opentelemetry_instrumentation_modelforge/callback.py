@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, Final, Self, cast
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, BaseRunManager
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
@@ -140,7 +140,9 @@ class OpenTelemetryCallback(BaseCallbackHandler):
 
     def on_llm_new_token(self, token: Any = "", *, run_id: UUID, chunk: object = None, **kwargs: Any) -> None:
         """Count a chunk of a streamed response."""
-        _count(run_id, chunk)
+        call = open_calls.get(run_id)
+        if call is not None:
+            call.chunk(chunk)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """End the call with its answer, unless whoever ran the model has seen it."""
@@ -246,10 +248,8 @@ def llm_new_token(wrapped: Callable[..., None]) -> Callable[..., None]:
     """
 
     @wraps(wrapped)
-    def on_llm_new_token(self: Any, token: Any, *, chunk: object = None, **kwargs: Any) -> None:
-        if _is_ours_alone(self.handlers):
-            _count(self.run_id, chunk)
-        else:
+    def on_llm_new_token(self: BaseRunManager, token: Any, *, chunk: object = None, **kwargs: Any) -> None:
+        if not _counted(self, chunk):
             wrapped(self, token, chunk=chunk, **kwargs)
 
     return on_llm_new_token
@@ -259,24 +259,23 @@ def allm_new_token(wrapped: Callable[..., Awaitable[None]]) -> Callable[..., Awa
     """Wrap ``AsyncCallbackManagerForLLMRun.on_llm_new_token``, as :func:`llm_new_token` does the other."""
 
     @wraps(wrapped)
-    async def on_llm_new_token(self: Any, token: Any, *, chunk: object = None, **kwargs: Any) -> None:
-        if _is_ours_alone(self.handlers):
-            _count(self.run_id, chunk)
-        else:
+    async def on_llm_new_token(self: BaseRunManager, token: Any, *, chunk: object = None, **kwargs: Any) -> None:
+        if not _counted(self, chunk):
             await wrapped(self, token, chunk=chunk, **kwargs)
 
     return on_llm_new_token
 
 
-def _is_ours_alone(handlers: object) -> bool:
+def _counted(run: BaseRunManager, chunk: object) -> bool:
+    """Count a chunk if our callback is the only one of its run, and return whether it is."""
+    handlers = run.handlers
     # Not isinstance: a subclass may do more.
-    return type(handlers) is list and len(handlers) == 1 and type(handlers[0]) is OpenTelemetryCallback  # pyright: ignore[reportUnknownArgumentType]
-
-
-def _count(run_id: UUID, chunk: object) -> None:
-    call = open_calls.get(run_id)
+    if type(handlers) is not list or len(handlers) != 1 or type(handlers[0]) is not OpenTelemetryCallback:
+        return False
+    call = open_calls.get(run.run_id)
     if call is not None:
         call.chunk(chunk)
+    return True
 
 
 def _generations(response: object) -> Sequence[Sequence[object]]:

@@ -70,9 +70,9 @@ class StreamFrame:
                 # Not detached: the step, in whose frame this runs, restores what was current before it.
                 attach(call.context)
 
-    def fail(self, error: BaseException) -> None:
-        """End the call if LangChain leaves it open when ``error`` passes."""
-        if self.call is not None:
+    def leave(self, error: BaseException) -> None:
+        """Let go of the call when ``error`` passes, and end it if LangChain leaves it open."""
+        if self.call is not None and not isinstance(error, StopIteration | StopAsyncIteration):
             with _INTERRUPTED:
                 self.call.fail(error)
         self.release()
@@ -112,7 +112,7 @@ class _Steps:
     def __del__(self) -> None:
         # The generator is closed after this: a plain one by whoever drops or collects it; an asynchronous one by the
         # event loop, with a task that may be cancelled before it begins, or never.
-        self._frame.fail(GeneratorExit())
+        self._frame.leave(GeneratorExit())
 
 
 class Stream(_Steps):
@@ -122,9 +122,18 @@ class Stream(_Steps):
         return self
 
     def __next__(self) -> Any:
-        if self._frame.idle:
+        frame = self._frame
+        if frame.context is None:
+            return next(self._generator) if frame.idle else self._step(next, self._generator)
+        # What _step does from the second step on, without what it does for other steps.
+        context = attach(frame.context)
+        try:
             return next(self._generator)
-        return self._step(next, self._generator)
+        except BaseException as error:
+            frame.leave(error)
+            raise
+        finally:
+            detach(context)
 
     def send(self, value: Any) -> Any:
         """Resume the generator with ``value``."""
@@ -149,11 +158,8 @@ class Stream(_Steps):
         context = attach(frame.context or get_current())
         try:
             return resume(*args)
-        except StopIteration:
-            frame.release()
-            raise
         except BaseException as error:
-            frame.fail(error)
+            frame.leave(error)
             raise
         finally:
             detach(context)
@@ -195,16 +201,13 @@ class AsyncStream(_Steps):
         context: Token[Context] | None = attach(frame.context or get_current())
         try:
             return await resume(*args)
-        except StopAsyncIteration:
-            frame.release()
-            raise
         except GeneratorExit as error:
             _restore(context)
             context = None
-            frame.fail(error)
+            frame.leave(error)
             raise
         except BaseException as error:
-            frame.fail(error)
+            frame.leave(error)
             raise
         finally:
             if context is not None:
