@@ -109,3 +109,7 @@ def test_secret_values_are_those_of_pydantic_secrets_longest_first() -> None:
 @pytest.mark.parametrize("placeholder", ["", "x", "key"])
 def test_a_placeholder_is_no_secret(placeholder: str) -> None:
     assert secret_values([SecretStr(placeholder)]) == ()
+
+
+def test_what_cannot_be_encoded_is_replaced() -> None:
+    assert without_credentials(f"caf\ud800 {OPENAI_KEY}", [OPENAI_KEY]) == "caf\ufffd [REDACTED]"

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from .otel_utils import encodable
+
 REDACTED: Final = "[REDACTED]"
 
 # A secret shorter than this is a placeholder ("none", "x") whose letters occur in any text.
@@ -38,11 +40,11 @@ _CREDENTIAL: Final = re.compile(
 def without_credentials(text: str, secrets: Iterable[str] = ()) -> str:
     """Return ``text`` with ``secrets`` and everything of a known credential's shape replaced by ``[REDACTED]``.
 
-    What cannot be encoded (a lone surrogate) becomes a question mark: it would fail the export of a whole batch.
+    As everything else that goes into an attribute, it can be encoded.
     """
     for secret in secrets:
         text = text.replace(secret, REDACTED)
-    return _CREDENTIAL.sub(_redacted, text).encode(errors="replace").decode()
+    return encodable(_CREDENTIAL.sub(_redacted, text))
 
 
 def _redacted(match: re.Match[str]) -> str:
