@@ -421,6 +421,27 @@ def test_chunks_are_counted_once_with_two_callbacks(instrumented: Telemetry) -> 
     assert attributes(instrumented)["modelforge.response.chunk_count"] == 5
 
 
+@pytest.mark.parametrize("chunk_count", [1, 2, 32, 33, 34, 65, 100])
+def test_the_time_from_chunk_to_chunk_is_measured(instrumented: Telemetry, chunk_count: int) -> None:
+    list(echo(chunk_count=chunk_count).stream(PROMPT))
+    metrics = instrumented.metrics()
+    gaps = metrics.get(NEXT_CHUNK, [])
+    assert sum(point.count for point in gaps) == chunk_count - 1
+    (first,), (duration,) = metrics[FIRST_CHUNK], metrics[DURATION]
+    assert 0 < first.sum <= first.sum + sum(point.sum for point in gaps) < duration.sum
+
+
+@pytest.mark.parametrize("provider", MODELS)
+def test_what_is_no_stream_has_no_chunks(
+    instrumented: Telemetry, model: Callable[..., Any], caplog: pytest.LogCaptureFixture, provider: str
+) -> None:
+    """Although ChatOllama streams an `invoke`, too."""
+    model(provider).invoke(PROMPT)
+    assert instrumented.metrics().keys() & {FIRST_CHUNK, NEXT_CHUNK, STREAMS} == set()
+    # The SDK says so when it is given a time that is none.
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")] == []
+
+
 def test_an_open_stream_is_counted_until_it_ends(instrumented: Telemetry) -> None:
     streams = [echo().stream(PROMPT) for _ in range(3)]
     for stream in streams:

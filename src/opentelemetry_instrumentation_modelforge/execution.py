@@ -70,9 +70,9 @@ class StreamFrame:
                 # Not detached: the step, in whose frame this runs, restores what was current before it.
                 attach(call.context)
 
-    def leave(self, error: BaseException) -> None:
-        """Let go of the call when ``error`` passes, and end it if LangChain leaves it open."""
-        if self.call is not None and not isinstance(error, StopIteration | StopAsyncIteration):
+    def fail(self, error: BaseException) -> None:
+        """Let go of the call, and end it if LangChain leaves it open when ``error`` passes, be it the stream's end."""
+        if self.call is not None:
             with _INTERRUPTED:
                 self.call.fail(error)
         self.release()
@@ -112,7 +112,7 @@ class _Steps:
     def __del__(self) -> None:
         # The generator is closed after this: a plain one by whoever drops or collects it; an asynchronous one by the
         # event loop, with a task that may be cancelled before it begins, or never.
-        self._frame.leave(GeneratorExit())
+        self._frame.fail(GeneratorExit())
 
 
 class Stream(_Steps):
@@ -130,7 +130,7 @@ class Stream(_Steps):
         try:
             return next(self._generator)
         except BaseException as error:
-            frame.leave(error)
+            frame.fail(error)
             raise
         finally:
             detach(context)
@@ -159,7 +159,7 @@ class Stream(_Steps):
         try:
             return resume(*args)
         except BaseException as error:
-            frame.leave(error)
+            frame.fail(error)
             raise
         finally:
             detach(context)
@@ -204,10 +204,10 @@ class AsyncStream(_Steps):
         except GeneratorExit as error:
             _restore(context)
             context = None
-            frame.leave(error)
+            frame.fail(error)
             raise
         except BaseException as error:
-            frame.leave(error)
+            frame.fail(error)
             raise
         finally:
             if context is not None:
