@@ -552,9 +552,9 @@ class _GoogleService:
 
     def stream(self, message: google.GenerateContentRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
         body, reply = self._receive("StreamGenerateContent", message, context)
-        responses: Iterable[bytes] = (_google_response(body, reply, *piece) for piece in _google_pieces(body, reply))
-        if reply.serialized is not None:
-            responses = reply.serialized
+        responses: Iterable[bytes] | None = reply.serialized
+        if responses is None:
+            responses = (_google_response(body, reply, *piece) for piece in _google_pieces(body, reply))
         try:
             yield from self._provider.paced(reply, responses, self._garbage)
         except ConnectionCut:

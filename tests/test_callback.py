@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from calls import MODEL_SPAN, MODELS
+from calls import ASYNC, MODEL_SPAN, MODELS, SYNC
 from conftest import OPENAI_KEY, Telemetry, get_llm
 from langchain_core.callbacks import BaseCallbackHandler, manager
 from langchain_core.language_models import FakeListLLM
@@ -53,6 +53,10 @@ def callback(tracer_provider: TracerProvider, meter_provider: MeterProvider) -> 
 
 def span_names(telemetry: Telemetry) -> list[str]:
     return [span.name for span in telemetry.spans()]
+
+
+def chunk_count(telemetry: Telemetry) -> Any:
+    return (telemetry.span(MODEL_SPAN).attributes or {})["modelforge.response.chunk_count"]
 
 
 # --- By hand, without patching ---
@@ -220,8 +224,7 @@ def test_the_very_same_callback_twice_makes_one_span(
     registry: ModelForgeRegistry, telemetry: Telemetry, callback: OpenTelemetryCallback
 ) -> None:
     chunks = list(get_llm(registry, callbacks=[callback, callback]).stream("Hi", config={"callbacks": [callback]}))
-    attributes = telemetry.span(MODEL_SPAN).attributes or {}
-    assert attributes["modelforge.response.chunk_count"] == len(chunks)
+    assert chunk_count(telemetry) == len(chunks)
 
 
 def test_a_callback_given_to_an_instrumented_model_needs_no_providers(
@@ -254,26 +257,23 @@ Dispatched = Callable[[Any], list[str]]
 @pytest.fixture(params=["stream", "astream"])
 def dispatched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Dispatched:
     """Stream an answer of the model, and return the events that LangChain itself brought to callbacks."""
+    events: list[str] = []
+    for name in ("handle_event", "ahandle_event"):
+        handle = getattr(manager, name)
 
-    async def astream(llm: Any) -> None:
-        async for _ in llm.astream("Hi"):
-            pass
+        def noting(handlers: Any, event: str, *args: Any, handle: Any = handle, **kwargs: Any) -> Any:
+            events.append(event)
+            return handle(handlers, event, *args, **kwargs)
+
+        monkeypatch.setattr(manager, name, noting)
 
     def stream(llm: Any) -> list[str]:
-        events: list[str] = []
-        for name in ("handle_event", "ahandle_event"):
-            handle = getattr(manager, name)
-
-            def noting(handlers: Any, event: str, *args: Any, handle: Any = handle, **kwargs: Any) -> Any:
-                events.append(event)
-                return handle(handlers, event, *args, **kwargs)
-
-            monkeypatch.setattr(manager, name, noting)
+        events.clear()
         if request.param == "astream":
-            asyncio.run(astream(llm))
+            asyncio.run(ASYNC["astream"](llm))
         else:
-            list(llm.stream("Hi"))
-        return events
+            SYNC["stream"](llm)
+        return list(events)
 
     return stream
 
@@ -288,10 +288,6 @@ class Hearing(BaseCallbackHandler):
 
     def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
         self.heard.append((token, set(kwargs)))
-
-
-def chunk_count(telemetry: Telemetry) -> Any:
-    return (telemetry.span(MODEL_SPAN).attributes or {})["modelforge.response.chunk_count"]
 
 
 def test_a_chunk_goes_straight_to_the_only_callback_of_a_run(

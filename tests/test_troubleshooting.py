@@ -16,7 +16,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from conftest import Telemetry, at_least, get_llm, write_config
+from conftest import Telemetry, at_least, get_llm, lacking, write_config
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from providers import unused_port
@@ -52,9 +52,8 @@ def global_provider(tracer_provider: TracerProvider, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def zero_code(python: Callable[..., CompletedProcess[str]]) -> ZeroCode:
     """Run a command under `opentelemetry-instrument`, with the spans it makes on the console."""
-    found = metadata.entry_points(group="opentelemetry_instrumentor", name="modelforge")
-    if not found:
-        pytest.skip("opentelemetry-instrumentation-modelforge is not installed here, so nobody discovers it")
+    if reason := lacking(instrumentors=("modelforge",)):
+        pytest.skip(reason)
     scripts = Path(sysconfig.get_path("scripts"))
 
     def run(*command: str, **environment: str) -> CompletedProcess[str]:

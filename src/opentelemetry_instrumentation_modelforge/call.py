@@ -175,7 +175,6 @@ class ModelCall(Call):
         "_due",
         "_earlier",
         "_enclosed",
-        "_first_chunk",
         "_metric_attributes",
         "_params",
         "_prompt",
@@ -184,6 +183,7 @@ class ModelCall(Call):
         "_span_context",
         "_started",
         "_streaming",
+        "_time_to_first_chunk",
         "_times",
         "span",
     )
@@ -210,7 +210,7 @@ class ModelCall(Call):
         self._requested: dict[str, AttributeValue] = {}
         self._streaming = False
         self._seen: object = None
-        self._first_chunk = 0.0
+        self._time_to_first_chunk: float | None = None
         self._times = array("d")
         """Of the chunks, but for the ``_earlier`` ones whose series is full."""
         self._earlier = 0
@@ -248,6 +248,7 @@ class ModelCall(Call):
                 self._note_chunk(chunk)
 
     def _note_chunk(self, chunk: object) -> None:
+        telemetry = self._template.telemetry
         times = self._times
         index = self._chunks - 1
         every = self._template.every_chunk
@@ -255,18 +256,18 @@ class ModelCall(Call):
             if not self._streaming and _is_internal(chunk):
                 times.pop()
                 return
-            self._first_chunk = times[0]
-            self._due = 1 if every else MOST_IN_SERIES + 1
+            self._time_to_first_chunk = times[0] - self._started
+            if not every:
+                self._due = MOST_IN_SERIES + 1
             if not self._streaming:
                 self._open_stream()
         if len(times) > MOST_IN_SERIES:
             self._times = times[-1:]
             self._earlier += MOST_IN_SERIES
-            telemetry = self._template.telemetry
             telemetry.measurements.take_series(
                 _record_gaps, telemetry, self._metric_attributes, self._span_context, times
             )
-        if every or (index == 0 and self._template.telemetry.configuration.chunk_events != "off"):
+        if every or (index == 0 and telemetry.configuration.chunk_events != "off"):
             self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: index})
 
     @property
@@ -330,7 +331,7 @@ class ModelCall(Call):
                 usage.output_tokens,
                 amount,
                 None if error is None else error_type(error),
-                self._first_chunk - self._started if self._times else None,
+                self._time_to_first_chunk,
                 self._times if self._streaming else None,
             )
         with _SPAN:
@@ -403,8 +404,8 @@ class ModelCall(Call):
         if self._streaming:
             attributes[gen_ai.GEN_AI_REQUEST_STREAM] = True
             attributes[MODELFORGE_RESPONSE_CHUNK_COUNT] = self._chunks
-            if self._times:
-                attributes[gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = self._first_chunk - self._started
+            if self._time_to_first_chunk is not None:
+                attributes[gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = self._time_to_first_chunk
         if response.id is not None:
             attributes[gen_ai.GEN_AI_RESPONSE_ID] = response.id
         if response.model is not None:

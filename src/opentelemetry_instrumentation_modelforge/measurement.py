@@ -20,7 +20,7 @@ _Kept = deque[tuple[Callable[..., None], tuple[object, ...]]]
 MOST_CALLS: Final = 1536
 MOST_SERIES: Final = 96
 MOST_IN_SERIES: Final = 32
-"""Some 700 kilobytes in all, of which one open stream fills no more than 50. Beyond that, whoever brings a measurement
+"""Some 700 kilobytes in all, of which one open stream fills no more than 60. Beyond that, whoever brings a measurement
 records the oldest."""
 
 _RECORD: Final = Guard("recording measurements")
