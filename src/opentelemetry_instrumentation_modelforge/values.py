@@ -1,0 +1,65 @@
+"""Checked conversions of untyped values, as providers and applications hand them over.
+
+Each function returns the value in the wanted form, or a neutral one (None, or an empty container) where it is of
+another kind. None of them raises.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Final, cast
+
+NOTHING: Final[Mapping[str, object]] = {}
+"""The empty mapping, shared."""
+
+
+def encodable(text: str) -> str:
+    """Return ``text`` as a plain ``str`` without lone surrogates, each replaced by U+FFFD.
+
+    UTF-8 cannot encode a lone surrogate, and one of them fails the export of a whole batch.
+    """
+    text = str.__str__(text)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def text(value: object) -> str | None:
+    """Return ``value`` if it is a non-empty string, as :func:`encodable` makes it."""
+    return encodable(value) if isinstance(value, str) and value else None
+
+
+def integer(value: object) -> int | None:
+    """Return ``value`` if it is an integer of at most 64 bits, which is what OTLP has; a boolean is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63 else None
+
+
+def count(value: object) -> int | None:
+    """Return ``value`` if it is an integer from 0 to 2**63 - 1."""
+    return value if type(value) is int and 0 <= value < 2**63 else None
+
+
+def price(value: object) -> float | None:
+    """Return ``value`` as a float if it is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    try:
+        number = float(value)
+    except (OverflowError, ValueError):
+        # An integer that no float holds, or a signalling NaN.
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def mapping(value: object) -> Mapping[str, object]:
+    """Return ``value`` if it is a mapping, else an empty one."""
+    return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else NOTHING
+
+
+def items(value: object) -> Sequence[object]:
+    """Return ``value`` if it is a list or a tuple, else an empty one."""
+    return cast("Sequence[object]", value) if isinstance(value, list | tuple) else ()
