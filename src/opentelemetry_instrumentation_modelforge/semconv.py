@@ -17,8 +17,20 @@ OUTPUT_SPEECH: Final = "speech"
 TOKEN_INPUT: Final = "input"
 TOKEN_OUTPUT: Final = "output"
 
-# Spelled as opentelemetry-util-genai 1.3b0 spells it.
+# Spelled as opentelemetry-util-genai 1.3b0 spells them.
+GEN_AI_REQUEST_PREVIOUS_RESPONSE_ID: Final = "gen_ai.request.previous_response.id"
+GEN_AI_REQUEST_REASONING_LEVEL: Final = "gen_ai.request.reasoning.level"
+GEN_AI_USAGE_AUDIO_INPUT_TOKENS: Final = "gen_ai.usage.audio.input_tokens"
+GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS: Final = "gen_ai.usage.audio.output_tokens"
 GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
+
+# opentelemetry.semconv has them in a module of its own, openai_attributes.
+OPENAI_API_TYPE: Final = "openai.api.type"
+OPENAI_REQUEST_SERVICE_TIER: Final = "openai.request.service_tier"
+OPENAI_RESPONSE_SERVICE_TIER: Final = "openai.response.service_tier"
+OPENAI_RESPONSE_SYSTEM_FINGERPRINT: Final = "openai.response.system_fingerprint"
+OPENAI_API_TYPE_CHAT_COMPLETIONS: Final = "chat_completions"
+OPENAI_API_TYPE_RESPONSES: Final = "responses"
 
 # The draft of open-telemetry/semantic-conventions-genai#443.
 GEN_AI_USAGE_COST_AMOUNT: Final = "gen_ai.usage.cost.amount"
@@ -31,10 +43,13 @@ EVENT_OPERATION_DETAILS: Final = "gen_ai.client.inference.operation.details"
 # This package's own.
 SPAN_GET_LLM: Final = "modelforge.get_llm"
 SPAN_INVOKE: Final = "langchain.llm.invoke"
+MODELFORGE_API_MODEL: Final = "modelforge.api_model"
 MODELFORGE_PROVIDER: Final = "modelforge.provider"
 MODELFORGE_MODEL: Final = "modelforge.model"
 MODELFORGE_LLM_TYPE: Final = "modelforge.llm_type"
 MODELFORGE_ENHANCED: Final = "modelforge.enhanced"
+MODELFORGE_RUN_NAME: Final = "modelforge.run_name"
+MODELFORGE_TAGS: Final = "modelforge.tags"
 MODELFORGE_OUTCOME: Final = "modelforge.outcome"
 MODELFORGE_RESPONSE_CACHED: Final = "modelforge.response.cached"
 MODELFORGE_RESPONSE_CHUNK_COUNT: Final = "modelforge.response.chunk_count"

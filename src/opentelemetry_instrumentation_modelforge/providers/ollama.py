@@ -1,0 +1,7 @@
+"""``ollama``."""
+
+from .provider import Provider
+
+
+class Ollama(Provider):
+    """A stand-in."""

@@ -1,0 +1,7 @@
+"""``openai_compatible``."""
+
+from .provider import Provider
+
+
+class OpenAICompatible(Provider):
+    """A stand-in."""
