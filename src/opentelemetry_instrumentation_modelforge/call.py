@@ -422,7 +422,7 @@ class ModelCall(Call):
             if usage is not None:
                 _add_usage(attributes, usage)
                 rates = self._template.reference_rates
-                if rates is not None and (reference := rates.amount(usage)) is not None:
+                if rates is not None and (reference := rates.price(usage)) is not None:
                     attributes[MODELFORGE_USAGE_REFERENCE_COST] = reference
         if amount is not None:
             attributes.update(_cost_attributes(amount, response))

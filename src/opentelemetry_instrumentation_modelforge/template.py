@@ -85,7 +85,7 @@ class CallTemplate:
             return None
         if response.cost is not None:
             return response.cost
-        return self.rates.amount(response.usage) if self.rates is not None and response.usage is not None else None
+        return self.rates.price(response.usage) if self.rates is not None and response.usage is not None else None
 
     def baggage_attributes(self, context: Context) -> dict[str, AttributeValue]:
         """Return the baggage entries that the configuration copies onto spans."""
@@ -102,16 +102,12 @@ class CallTemplate:
         identity = self.identity
         if callable(cost):
             self.rates = CostFunction(cost, identity.provider, identity.api_model)
-        elif cost:
+        elif cost and identity.llm_type == "github_copilot":
+            self.reference_rates = reference_rates(identity.api_model)
+        elif cost and identity.llm_type != "ollama":
             self.rates = resolve_rates(
-                identity.provider,
-                identity.api_model,
-                identity.llm_type,
-                api_base=identity.base_url,
-                metadata=self.pricing,
+                identity.provider, identity.api_model, api_base=identity.base_url, metadata=self.pricing
             )
-            if identity.llm_type == "github_copilot":
-                self.reference_rates = reference_rates(identity.api_model)
 
     def of(self, operation: str, model: str | None) -> "CallTemplate":
         """Return the template of this model's calls that send another model name or do another operation."""
