@@ -17,7 +17,7 @@ from typing import Any
 
 import genai_prices
 import pytest
-from genai_prices import data_snapshot
+from genai_prices import data_snapshot, types
 from genai_prices.types import (
     ClauseEquals,
     ConditionalPrice,
@@ -38,6 +38,7 @@ from opentelemetry_instrumentation_modelforge.cost import CostFunction, Rates, r
 from opentelemetry_instrumentation_modelforge.response import Usage
 
 MILLION = 1_000_000
+PriceVariant = getattr(types, "PriceVariant", None)
 TO_A_BILLIONTH = {"rel": 0, "abs": 1e-9}
 
 
@@ -77,7 +78,7 @@ def price_table(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def find(provider: str, model: str, **keywords: Any) -> Rates | None:
-    return resolve_rates(provider, model, "openai_compatible", **keywords)
+    return resolve_rates(provider, model, **keywords)
 
 
 def per_million(rates: Rates | None, kind: str = "input_tokens") -> float | None:
@@ -85,7 +86,7 @@ def per_million(rates: Rates | None, kind: str = "input_tokens") -> float | None
     if rates is None:
         return None
     total = "output_tokens" if "output" in kind else "input_tokens"
-    return rates.amount(Usage(**{"input_tokens": 0, "output_tokens": 0, total: MILLION, kind: MILLION}))
+    return rates.price(Usage(**{"input_tokens": 0, "output_tokens": 0, total: MILLION, kind: MILLION}))
 
 
 def models_dev(model: str, provider: str = "openai", **prices: Any) -> dict[str, Any]:
@@ -186,7 +187,7 @@ USAGES = [
 ]
 
 
-def expected(usage: Usage, model: str, provider: str, moment: datetime) -> float:
+def expected(usage: Usage, model: str, provider: str, moment: datetime, **keywords: Any) -> float:
     """The price by `genai_prices.calc_price`."""
     tokens = {
         "input_tokens": usage.input_tokens,
@@ -202,7 +203,9 @@ def expected(usage: Usage, model: str, provider: str, moment: datetime) -> float
     except TypeError:  # Older releases count no reasoning tokens apart.
         del tokens["output_reasoning_tokens"]
         counted = genai_prices.Usage(**tokens)
-    calculation = genai_prices.calc_price(counted, model, provider_id=provider, genai_request_timestamp=moment)
+    calculation = genai_prices.calc_price(
+        counted, model, provider_id=provider, genai_request_timestamp=moment, **keywords
+    )
     return float(calculation.total_price)
 
 
@@ -215,7 +218,7 @@ def test_a_call_costs_what_genai_prices_says(
     rates = find(provider, model)
     assert rates is not None
     for usage in USAGES:
-        assert rates.amount(usage) == pytest.approx(expected(usage, model, genai_prices_id, moment), **TO_A_BILLIONTH)
+        assert rates.price(usage) == pytest.approx(expected(usage, model, genai_prices_id, moment), **TO_A_BILLIONTH)
 
 
 def test_every_priced_model_of_genai_prices_costs_what_it_says(at: Callable[[datetime], None]) -> None:
@@ -228,7 +231,7 @@ def test_every_priced_model_of_genai_prices_costs_what_it_says(at: Callable[[dat
             rates = find(provider.id, model.id)
             if rates is not None:
                 priced += 1
-                assert rates.amount(usage) == pytest.approx(
+                assert rates.price(usage) == pytest.approx(
                     expected(usage, model.id, provider.id, moment), **TO_A_BILLIONTH
                 ), (provider.id, model.id)
     assert priced > 500
@@ -247,7 +250,7 @@ def test_audio_tokens_have_rates_of_their_own(price_table: Callable[..., None]) 
     assert rates is not None
     usage = Usage(1000, 500, audio_input_tokens=800, audio_output_tokens=300)
     price = expected(usage, "acme-1", "acme", datetime.now(UTC))
-    assert rates.amount(usage) == pytest.approx(price, **TO_A_BILLIONTH)
+    assert rates.price(usage) == pytest.approx(price, **TO_A_BILLIONTH)
     assert price == pytest.approx((200 * 1 + 800 * 30 + 200 * 2 + 300 * 60) / MILLION)
 
 
@@ -312,23 +315,17 @@ def test_a_google_model_is_found_by_its_resource_name(cache: Path) -> None:
 # --- Who is paid ---
 
 
-def test_a_local_model_has_no_price() -> None:
-    entry = metadata(models_dev("llama3", "ollama"))
-    assert resolve_rates("ollama", "llama3", "ollama", metadata=entry) is None
-    assert resolve_rates("my_models", "llama3", "ollama", metadata=entry) is None
-    assert resolve_rates("ollama", "llama3", "openai_compatible", metadata=entry) is None
-
-
-def test_a_subscription_has_no_price(cache: Path) -> None:
-    entry = models_dev("gpt-4o", "github-copilot")
-    write(cache / "model_info_github-copilot_gpt-4o.json", entry)
-    assert resolve_rates("github_copilot", "gpt-4o", "github_copilot", metadata=metadata(entry)) is None
-    assert resolve_rates("work", "gpt-4o", "github_copilot") is None
+def test_a_subscription_that_genai_prices_lists_has_no_price() -> None:
     assert find("github-copilot", "gpt-4o") is None
+    assert find("github_copilot", "gpt-4o") is None
+    assert find("work", "gpt-4o", api_base="https://api.githubcopilot.com") is None
 
 
-def test_a_subscription_is_known_by_its_url_too(price_table: Callable[..., None]) -> None:
-    price_table(ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(1)), "github-copilot")
+@pytest.mark.parametrize("provider_id", ["github-copilot", "ollama"])
+def test_a_subscription_or_a_local_server_is_known_by_its_url_too(
+    price_table: Callable[..., None], provider_id: str
+) -> None:
+    price_table(ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(1)), provider_id)
     assert find("work", "acme-1", api_base="https://api.acme.test") is None
 
 
@@ -426,7 +423,7 @@ def test_without_modelforge_loaded_the_cache_is_the_one_in_the_home_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "modelforge.modelsdev")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     directory = tmp_path / ".cache" / "model-forge" / "modelsdev"
     directory.mkdir(parents=True)
     write(directory / "model_info_lab_x-1.json", models_dev("x-1", "lab", input=11))
@@ -434,11 +431,8 @@ def test_without_modelforge_loaded_the_cache_is_the_one_in_the_home_directory(
 
 
 def test_without_a_home_directory_there_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
-        raise RuntimeError
-
     monkeypatch.delitem(sys.modules, "modelforge.modelsdev")
-    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(cost, "expanduser", lambda path: path)
     assert find("lab", "x-1") is None
 
 
@@ -455,7 +449,7 @@ def refuse(*_): raise AssertionError("network")
 socket.socket.connect = socket.getaddrinfo = refuse
 from opentelemetry_instrumentation_modelforge.cost import resolve_rates
 assert not {"genai_prices", "modelforge", "langchain_core"} & set(sys.modules), "an early import"
-assert resolve_rates("openai", "gpt-4o", None)
+assert resolve_rates("openai", "gpt-4o")
 assert not {"modelforge", "langchain_core"} & set(sys.modules), "an early import"
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=180)
@@ -475,15 +469,15 @@ def test_a_models_dev_tier_is_for_the_whole_call_once_the_input_is_above_it() ->
     for input_tokens, factor in [(256_000, 1), (256_001, 2), (512_000, 2), (512_001, 3)]:
         usage = Usage(input_tokens, 100, cache_read_input_tokens=1000)
         price = ((input_tokens - 1000) * 1 + 1000 * 0.1 + 100 * 3) * factor / MILLION
-        assert rates.amount(usage) == pytest.approx(price, **TO_A_BILLIONTH)
+        assert rates.price(usage) == pytest.approx(price, **TO_A_BILLIONTH)
 
 
 def test_context_over_200k_is_a_tier() -> None:
     entry = models_dev("x-1", input=1, output=3, context_over_200k={"input": 2, "output": 6})
     rates = find("openai", "x-1", metadata=metadata(entry))
     assert rates is not None
-    assert rates.amount(Usage(200_000, 0)) == pytest.approx(0.2)
-    assert rates.amount(Usage(200_001, 0)) == pytest.approx(0.400002)
+    assert rates.price(Usage(200_000, 0)) == pytest.approx(0.2)
+    assert rates.price(Usage(200_001, 0)) == pytest.approx(0.400002)
 
 
 def test_context_over_200k_yields_to_the_tier_that_has_the_real_threshold() -> None:
@@ -492,8 +486,8 @@ def test_context_over_200k_yields_to_the_tier_that_has_the_real_threshold() -> N
     entry = models_dev("x-1", input=5, output=30, tiers=tiers, context_over_200k=over)
     rates = find("openai", "x-1", metadata=metadata(entry))
     assert rates is not None
-    assert rates.amount(Usage(250_000, 0)) == pytest.approx(1.25)
-    assert rates.amount(Usage(280_000, 0)) == pytest.approx(2.8)
+    assert rates.price(Usage(250_000, 0)) == pytest.approx(1.25)
+    assert rates.price(Usage(280_000, 0)) == pytest.approx(2.8)
 
 
 def test_the_tiers_of_genai_prices_may_differ_between_kinds_of_tokens(price_table: Callable[..., None]) -> None:
@@ -509,7 +503,7 @@ def test_the_tiers_of_genai_prices_may_differ_between_kinds_of_tokens(price_tabl
     for input_tokens in (0, 100, 101, 200, 201, 300, 301):
         usage = Usage(input_tokens, 50, cache_read_input_tokens=min(input_tokens, 10))
         price = expected(usage, "acme-1", "acme", datetime.now(UTC))
-        assert rates.amount(usage) == pytest.approx(price, rel=0, abs=1e-12)
+        assert rates.price(usage) == pytest.approx(price, rel=0, abs=1e-12)
 
 
 def test_prices_that_depend_on_the_hour_follow_the_clock_to_the_second(at: Callable[[datetime], None]) -> None:
@@ -521,7 +515,7 @@ def test_prices_that_depend_on_the_hour_follow_the_clock_to_the_second(at: Calla
     for hour, minute, second in [(0, 29, 59), (0, 30, 0), (12, 0, 0), (16, 29, 59), (16, 30, 0), (23, 59, 59)]:
         moment = datetime(2026, 11, 25, hour, minute, second, tzinfo=UTC)
         at(moment)
-        amount = rates.amount(usage)
+        amount = rates.price(usage)
         seen.add(amount)
         assert amount == pytest.approx(expected(usage, "deepseek-chat", "deepseek", moment), **TO_A_BILLIONTH)
     assert len(seen) == 2
@@ -549,7 +543,131 @@ def test_a_fee_per_request_is_part_of_the_cost(price_table: Callable[..., None])
     price_table(ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(1), requests_kcount=Decimal(12)))
     rates = find("acme", "acme-1")
     assert rates is not None
-    assert rates.amount(Usage(1000, 1000)) == pytest.approx(0.014)
+    assert rates.price(Usage(1000, 1000)) == pytest.approx(0.014)
+
+
+# --- Service tiers ---
+
+STANDARD_TIERS = [None, "default", "auto", "standard", "standard_only", "on_demand", "Default", "STANDARD"]
+OTHER_TIERS = ["flex", "priority", "fast", "scale", "batch", "performance", "reserved", "no-such-tier", "defaults"]
+
+
+def mode(service_tier: object, **prices: Any) -> dict[str, Any]:
+    """A mode of a model in models.dev that a value of ``service_tier`` selects."""
+    return {"cost": prices, "provider": {"body": {"service_tier": service_tier}}}
+
+
+@pytest.mark.parametrize("tier", STANDARD_TIERS)
+def test_the_ordinary_tier_has_the_standard_price_by_any_providers_name(tier: str | None) -> None:
+    usage = Usage(1000, 500)
+    found = find("openai", "x-1", metadata=metadata(models_dev("x-1")))
+    assert found is not None
+    assert found.price(usage, tier) == found.price(usage) == pytest.approx(0.0175)
+    found = find("openai", "gpt-5-mini")
+    assert found is not None
+    assert found.price(usage, service_tier=tier) == found.price(usage) == pytest.approx(0.00125)
+
+
+@pytest.mark.parametrize("tier", OTHER_TIERS)
+def test_a_tier_that_the_list_does_not_price_has_no_price(tier: str) -> None:
+    found = find("openai", "x-1", metadata=metadata(models_dev("x-1")))
+    assert found is not None
+    assert found.price(Usage(1000, 500), tier) is None
+    found = find("openai", "gpt-3.5-turbo-instruct")
+    assert found is not None
+    assert found.price(Usage(1000, 500), tier) is None
+
+
+def test_a_tier_that_the_first_list_does_not_price_is_not_priced_by_another() -> None:
+    found = find("openai", "gpt-5-mini", metadata=metadata(models_dev("gpt-5-mini")))
+    assert found is not None
+    assert found.price(Usage(1000, 500), "flex") is None
+
+
+@pytest.mark.parametrize("tier", ["priority", "Priority"])
+def test_a_tier_that_models_dev_prices_has_its_own_price(tier: str, cache: Path) -> None:
+    modes = {"fast": mode("priority", input=14, output=42, cache_read=1.4)}
+    entry = models_dev("x-1", cache_read=0.7) | {"experimental": {"modes": modes}}
+    write(cache / "model_info_openai_x-1.json", entry)
+    usage = Usage(1000, 500, cache_read_input_tokens=400)
+    for found in (find("openai", "x-1", metadata=metadata(entry)), find("openai", "x-1")):
+        assert found is not None
+        assert found.price(usage, tier) == pytest.approx((600 * 14 + 400 * 1.4 + 500 * 42) / MILLION)
+        assert found.price(usage) == pytest.approx((600 * 7 + 400 * 0.7 + 500 * 21) / MILLION)
+        assert found.price(usage, "flex") is None
+        assert found.price(Usage(1000), tier) is None
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [
+        None,
+        [],
+        {"fast": None},
+        {"fast": mode(None, input=1, output=1)},
+        {"fast": mode(["priority"], input=1, output=1)},
+        {"fast": mode("priority", input=1)},
+        {"fast": mode("priority", input="1", output=1)},
+        {"priority": {"cost": {"input": 1, "output": 1}, "provider": {"body": {"speed": "fast"}}}},
+    ],
+)
+def test_a_mode_of_models_dev_that_is_no_priced_tier_is_passed_over(modes: object) -> None:
+    entry = models_dev("x-1") | {"experimental": {"modes": modes}}
+    found = find("openai", "x-1", metadata=metadata(entry))
+    assert found is not None
+    assert found.price(Usage(1000, 500), "priority") is None
+    assert found.price(Usage(1000, 500)) == pytest.approx(0.0175)
+
+
+@pytest.mark.skipif(PriceVariant is None, reason="this genai-prices has no prices of tiers")
+@pytest.mark.parametrize("usage", USAGES)
+@pytest.mark.parametrize(
+    ("provider", "model", "tier", "context"),
+    [
+        ("openai", "gpt-5-mini", "flex", {"service_tier": "flex"}),
+        ("openai", "gpt-5-mini", "priority", {"service_tier": "priority"}),
+        ("openai", "gpt-5.4", "flex", {"service_tier": "flex"}),
+        ("openai", "gpt-5.4", "fast", {"service_tier": "fast"}),
+        ("openai", "o3", "flex", {"service_tier": "flex"}),
+        ("openai", "gpt-5-mini", "batch", {"processing": "batch"}),
+        ("groq", "openai/gpt-oss-120b", "batch", {"processing": "batch"}),
+    ],
+)
+def test_a_tier_that_genai_prices_prices_costs_what_it_says(
+    provider: str, model: str, tier: str, context: dict[str, str], usage: Usage, at: Callable[[datetime], None]
+) -> None:
+    moment = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+    at(moment)
+    found = find(provider, model)
+    assert found is not None
+    price = expected(usage, model, provider, moment, price_context=context)
+    assert found.price(usage, tier) == pytest.approx(price, **TO_A_BILLIONTH)
+    if usage.output_tokens:
+        assert price != expected(usage, model, provider, moment)
+
+
+@pytest.mark.skipif(PriceVariant is None, reason="this genai-prices has no prices of tiers")
+def test_a_tier_has_no_price_before_the_day_that_its_price_is_known_from(at: Callable[[datetime], None]) -> None:
+    at(datetime(2026, 10, 11, 23, 59, tzinfo=UTC))
+    found = find("openai", "gpt-5-mini")
+    assert found is not None
+    assert found.price(Usage(1000, 500), "flex") is None
+    at(datetime(2026, 10, 12, 0, 0, tzinfo=UTC))
+    assert found.price(Usage(1000, 500), "flex") == pytest.approx(0.000625)
+
+
+@pytest.mark.skipif(PriceVariant is None, reason="this genai-prices has no prices of tiers")
+def test_azure_does_not_have_the_tier_prices_of_openai(at: Callable[[datetime], None]) -> None:
+    at(datetime(2026, 11, 24, tzinfo=UTC))
+    found = find("azure", "gpt-5.4-mini")
+    assert found is not None
+    assert found.price(Usage(1000, 500)) == pytest.approx(0.003)
+    assert found.price(Usage(1000, 500), "flex") is None
+
+
+@pytest.mark.parametrize("tier", [None, "default", "flex"])
+def test_a_function_of_the_users_own_prices_every_tier(tier: str | None) -> None:
+    assert CostFunction(lambda *_: 0.25, "openai", "gpt-4o").price(Usage(1, 2), tier) == 0.25
 
 
 # --- Unknown rates, free models, missing counts ---
@@ -589,7 +707,7 @@ def test_a_tier_without_a_rate_for_cached_tokens_charges_its_own_input_rate() ->
     found = find("openai", "x-1", metadata=metadata(models_dev("x-1", cache_read=0.7, tiers=tiers)))
     assert per_million(found, "cache_read_input_tokens") == pytest.approx(14)
     assert found is not None
-    assert found.amount(Usage(1001, 1000)) == pytest.approx((1001 * 14 + 1000 * 21) / MILLION)
+    assert found.price(Usage(1001, 1000)) == pytest.approx((1001 * 14 + 1000 * 21) / MILLION)
 
 
 @pytest.mark.parametrize(
@@ -618,13 +736,13 @@ def test_the_zeros_that_models_dev_writes_for_subscriptions_and_local_servers_ar
 def test_a_call_whose_tokens_were_not_all_reported_has_no_cost(usage: Usage) -> None:
     rates = find("openai", "gpt-4o")
     assert rates is not None
-    assert rates.amount(usage) is None
+    assert rates.price(usage) is None
 
 
 def test_counts_that_contradict_the_total_never_make_a_call_cheaper_than_its_parts() -> None:
     rates = find("openai", "x-1", metadata=metadata(models_dev("x-1", cache_read=1, reasoning=2)))
     assert rates is not None
-    amount = rates.amount(Usage(10, 10, cache_read_input_tokens=1000, reasoning_output_tokens=1000))
+    amount = rates.price(Usage(10, 10, cache_read_input_tokens=1000, reasoning_output_tokens=1000))
     assert amount == pytest.approx(0.003)
 
 
@@ -689,6 +807,7 @@ def test_a_rate_that_is_not_a_price_is_an_unknown_rate(value: object) -> None:
 
 
 SHAPE = ["id", "provider", "cost", "pricing", "raw_info", "data", "tiers", "tier", "size", "type"]
+SHAPE += ["experimental", "modes", "body", "service_tier"]
 RATES = ["input", "output", "cache_read", "context_over_200k", "input_per_1m_tokens", "output_per_1m_tokens"]
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400)
 ODD = st.recursive(
@@ -707,8 +826,9 @@ def test_whatever_the_sources_hold_a_cost_is_none_or_a_finite_amount(cache: Path
     entries = [odd] if isinstance(odd, dict) else []
     for held in (None, {"raw_info": odd}, {"pricing": odd, "raw_info": {"id": "x-1", "cost": prices}}, *entries):
         rates = find("lab", "x-1", metadata=held)
-        amount = rates.amount(usage) if rates else None
-        assert amount is None or (amount >= 0 and math.isfinite(amount))
+        for tier in (None, "priority", ""):
+            amount = rates.price(usage, tier) if rates else None
+            assert amount is None or (amount >= 0 and math.isfinite(amount))
 
 
 # --- The user's own function, and Copilot's notional price ---
@@ -722,18 +842,18 @@ def test_a_function_of_the_users_own_is_given_provider_model_and_usage() -> None
         return 0.25
 
     usage = Usage(1, 2)
-    assert CostFunction(price, "openai", "gpt-4o").amount(usage) == 0.25
+    assert CostFunction(price, "openai", "gpt-4o").price(usage) == 0.25
     assert calls == [("openai", "gpt-4o", usage)]
 
 
 @pytest.mark.parametrize("answer", [None, "1", True, -1, math.nan, math.inf, [], 10**400, Decimal("sNaN")])
 def test_an_answer_that_is_not_an_amount_is_no_cost(answer: object) -> None:
-    assert CostFunction(lambda *_: answer, "openai", "gpt-4o").amount(Usage(1, 2)) is None
+    assert CostFunction(lambda *_: answer, "openai", "gpt-4o").price(Usage(1, 2)) is None
 
 
 @pytest.mark.parametrize(("answer", "amount"), [(0, 0.0), (2, 2.0), (Decimal("0.1"), 0.1)])
 def test_any_number_of_at_least_0_is_an_amount(answer: object, amount: float) -> None:
-    assert CostFunction(lambda *_: answer, "openai", "gpt-4o").amount(Usage(1, 2)) == amount
+    assert CostFunction(lambda *_: answer, "openai", "gpt-4o").price(Usage(1, 2)) == amount
 
 
 @pytest.mark.parametrize("model", [*PRICING["github_copilot"], "GPT-4o", "gpt-4o-2024-08-06"])
@@ -741,7 +861,7 @@ def test_the_reference_price_of_copilot_is_the_one_that_modelforge_prints(model:
     printed = calculate_cost("github_copilot", model, TokenUsage(prompt_tokens=1234, completion_tokens=567))
     rates = reference_rates(model)
     assert rates is not None
-    assert rates.amount(Usage(1234, 567)) == pytest.approx(printed, **TO_A_BILLIONTH)
+    assert rates.price(Usage(1234, 567)) == pytest.approx(printed, **TO_A_BILLIONTH)
 
 
 @pytest.mark.parametrize("model", ["gpt-4.1-mini", "gpt-4o-mini", "claude-sonnet-4", "o3", ""])
@@ -757,4 +877,4 @@ def test_rates_can_be_copied_and_pickled_with_the_model_that_holds_them(model: s
     rates = find("openai", model)
     assert rates is not None
     for other in (copy.deepcopy(rates), pickle.loads(pickle.dumps(rates))):
-        assert other.amount(Usage(10, 20)) == rates.amount(Usage(10, 20))
+        assert other.price(Usage(10, 20)) == rates.price(Usage(10, 20))
