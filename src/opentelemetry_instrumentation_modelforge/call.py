@@ -25,8 +25,8 @@ from opentelemetry.semconv.attributes import error_attributes, exception_attribu
 from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.util.types import AnyValue, AttributeValue
 
+from .capture import ContentCapture
 from .coexistence import Enclosed, Enclosing, enclosing_context, publish
-from .content import ContentCapture
 from .measurement import MOST_IN_SERIES, exemplar_context
 from .otel_utils import Guard
 from .redaction import without_credentials, without_quotations

@@ -9,8 +9,8 @@ from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
 from opentelemetry.trace import Tracer, TracerProvider
 from opentelemetry.util.genai.completion_hook import CompletionHook
 
+from .capture import ContentCapture
 from .config import Configuration, check_keywords, resolve
-from .content import ContentCapture
 from .measurement import Measurements, measurements_of
 from .otel_utils import SCOPE_NAME, get_tracer, is_otel_available
 from .semconv import GEN_AI_CLIENT_OPERATION_COST, MODELFORGE_CLIENT_ACTIVE_STREAMS, SCHEMA_URL
