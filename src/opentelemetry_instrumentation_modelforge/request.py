@@ -1,49 +1,64 @@
-"""What a call asks of the model: LangChain's invocation parameters as GenAI request attributes."""
+"""What a call asks of the model: the parameters that the client sends, as GenAI request attributes."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, cast
 from uuid import UUID
 
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.util.types import AttributeValue
 
-from .otel_utils import encodable
-from .semconv import OUTPUT_IMAGE, OUTPUT_JSON, OUTPUT_SPEECH, OUTPUT_TEXT
+from .providers import Provider
+from .semconv import (
+    GEN_AI_PROMPT_VERSION,
+    GEN_AI_REQUEST_PREVIOUS_RESPONSE_ID,
+    GEN_AI_REQUEST_REASONING_LEVEL,
+    MODELFORGE_RUN_NAME,
+    MODELFORGE_TAGS,
+    OPENAI_REQUEST_SERVICE_TIER,
+    OUTPUT_IMAGE,
+    OUTPUT_JSON,
+    OUTPUT_SPEECH,
+    OUTPUT_TEXT,
+)
+from .values import count, encodable, integer, items, mapping, text
+
+try:
+    from opentelemetry.util.genai._conversation_context import get_ambient_conversation_id
+except ImportError:  # pragma: no cover - a later release may keep it elsewhere
+
+    def get_ambient_conversation_id() -> str | None:
+        """Return None: the installed release does not tell."""
+        return None
+
 
 _MIME_TYPES: Final = {"application/json": OUTPUT_JSON, "text/plain": OUTPUT_TEXT}
+_MODALITIES: Final = {"audio": OUTPUT_SPEECH, "image": OUTPUT_IMAGE, "text": OUTPUT_TEXT}
 
 
 def _double(value: object) -> float | None:
-    return value if isinstance(value, float) else None if (number := _integer(value)) is None else float(number)
+    number = value if isinstance(value, float) else integer(value)
+    return float(number) if number is not None and math.isfinite(number) else None
 
 
-def _integer(value: object) -> int | None:
-    # OTLP has 64 bits for it.
-    return value if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63 else None
+def _whole(value: object) -> int | None:
+    return integer(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _choices(value: object) -> int | None:
     # The conventions leave the usual single choice out.
-    return count if (count := _integer(value)) != 1 else None
+    return None if value == 1 else count(value)
 
 
 def _strings(value: object) -> Sequence[str] | None:
     if isinstance(value, str):
-        return (encodable(value),)
-    if isinstance(value, list | tuple):
-        return tuple(encodable(item) for item in cast("Sequence[object]", value) if isinstance(item, str)) or None
-    return None
-
-
-def _identifier(value: object) -> str | None:
-    if isinstance(value, str):
-        return encodable(value)
-    return str(value) if isinstance(value, UUID) or _integer(value) is not None else None
+        return (encodable(value),) if value else None
+    return tuple(encodable(item) for item in items(value) if isinstance(item, str)) or None
 
 
 def _format(value: object) -> str | None:
     """Return the output type that OpenAI's ``response_format`` or Ollama's ``format`` asks for."""
-    kind = cast("Mapping[str, object]", value).get("type", "json_schema") if isinstance(value, Mapping) else value
+    kind = mapping(cast("object", value)).get("type", "json_schema") if isinstance(value, Mapping) else value
     if kind == "text":
         return OUTPUT_TEXT
     # A JSON schema, or the class it is made from.
@@ -55,75 +70,143 @@ def _mime_type(value: object) -> str | None:
 
 
 def _modalities(value: object) -> str | None:
-    names = {name.lower() for name in _strings(value) or ()}
-    if "audio" in names:
-        return OUTPUT_SPEECH
-    return OUTPUT_IMAGE if "image" in names else None
+    # Google's client has an enum for them.
+    names = [name.lower() for item in items(value) if isinstance(name := getattr(item, "name", item), str)]
+    return next((output for name, output in _MODALITIES.items() if name in names), None)
 
 
-# Every spelling of ChatOpenAI, ChatOllama, ChatGoogleGenerativeAI and ChatGitHubCopilot.
-_PARAMETERS: Final[dict[str, tuple[str, Callable[[object], AttributeValue | None]]]] = {
+def _effort(value: object) -> str | None:
+    """Return the level in the ``reasoning`` object of OpenAI's Responses API and of OpenRouter."""
+    return text(mapping(value).get("effort"))
+
+
+def _service_tier(value: object) -> str | None:
+    # The conventions leave the default out.
+    return None if value == "auto" else text(value)
+
+
+_Check = Callable[[object], AttributeValue | None]
+
+_PARAMETERS: Final[Mapping[str, tuple[str, _Check]]] = {
     "temperature": (gen_ai.GEN_AI_REQUEST_TEMPERATURE, _double),
     "top_p": (gen_ai.GEN_AI_REQUEST_TOP_P, _double),
-    "top_k": (gen_ai.GEN_AI_REQUEST_TOP_K, _double),
-    "max_tokens": (gen_ai.GEN_AI_REQUEST_MAX_TOKENS, _integer),
-    "max_completion_tokens": (gen_ai.GEN_AI_REQUEST_MAX_TOKENS, _integer),
-    "max_output_tokens": (gen_ai.GEN_AI_REQUEST_MAX_TOKENS, _integer),
-    "num_predict": (gen_ai.GEN_AI_REQUEST_MAX_TOKENS, _integer),
+    "top_k": (gen_ai.GEN_AI_REQUEST_TOP_K, _whole),
+    "max_tokens": (gen_ai.GEN_AI_REQUEST_MAX_TOKENS, count),
+    "max_completion_tokens": (gen_ai.GEN_AI_REQUEST_MAX_TOKENS, count),
+    "max_output_tokens": (gen_ai.GEN_AI_REQUEST_MAX_TOKENS, count),
+    "num_predict": (gen_ai.GEN_AI_REQUEST_MAX_TOKENS, count),
     "stop": (gen_ai.GEN_AI_REQUEST_STOP_SEQUENCES, _strings),
     "stop_sequences": (gen_ai.GEN_AI_REQUEST_STOP_SEQUENCES, _strings),
-    "seed": (gen_ai.GEN_AI_REQUEST_SEED, _integer),
+    "seed": (gen_ai.GEN_AI_REQUEST_SEED, integer),
     "frequency_penalty": (gen_ai.GEN_AI_REQUEST_FREQUENCY_PENALTY, _double),
     "presence_penalty": (gen_ai.GEN_AI_REQUEST_PRESENCE_PENALTY, _double),
     "n": (gen_ai.GEN_AI_REQUEST_CHOICE_COUNT, _choices),
     "candidate_count": (gen_ai.GEN_AI_REQUEST_CHOICE_COUNT, _choices),
+    "reasoning_effort": (GEN_AI_REQUEST_REASONING_LEVEL, text),
+    "reasoning": (GEN_AI_REQUEST_REASONING_LEVEL, _effort),
+    "previous_response_id": (GEN_AI_REQUEST_PREVIOUS_RESPONSE_ID, text),
+    "service_tier": (OPENAI_REQUEST_SERVICE_TIER, _service_tier),
+    "modalities": (gen_ai.GEN_AI_OUTPUT_TYPE, _modalities),
+    "response_modalities": (gen_ai.GEN_AI_OUTPUT_TYPE, _modalities),
     "response_format": (gen_ai.GEN_AI_OUTPUT_TYPE, _format),
     "format": (gen_ai.GEN_AI_OUTPUT_TYPE, _format),
     "response_mime_type": (gen_ai.GEN_AI_OUTPUT_TYPE, _mime_type),
-    "modalities": (gen_ai.GEN_AI_OUTPUT_TYPE, _modalities),
-    "response_modalities": (gen_ai.GEN_AI_OUTPUT_TYPE, _modalities),
 }
+"""Every spelling of a parameter in the requests of the providers, with its attribute and the check of its value."""
+
+# The run's metadata where a prompt of LangSmith's hub, or a config that names one, has left its name.
+_PROMPT_NAME: Final = "lc_hub_repo"
+_PROMPT_VERSION: Final = "lc_hub_commit_hash"
 
 # LangGraph's thread, then the names applications use; in the order of the official LangChain instrumentation.
 _CONVERSATION_KEYS: Final = ("thread_id", "session_id", "conversation_id")
 
-_NESTED: Final = ("options", "generation_config", "model_kwargs")
-
 
 def request_attributes(
-    params: Mapping[str, object] | None, metadata: Mapping[str, object] | None
+    provider: Provider,
+    params: Mapping[str, object] | None,
+    metadata: Mapping[str, object] | None,
+    client: Mapping[str, object],
 ) -> dict[str, AttributeValue]:
-    """Return the request's part of the inference span; what the caller did not ask for is left out.
+    """Return the request attributes of the inference span, without the parameters that the request does not have.
 
     :param params: ``invocation_params`` of ``on_chat_model_start``.
-    :param metadata: the run's metadata, which names the conversation.
+    :param metadata: the run's metadata, which may name the conversation and the prompt.
+    :param client: the fields of the LangChain model that runs the call; empty where it is not known.
     """
     attributes: dict[str, AttributeValue] = {}
-    if params:
-        for name in _NESTED:
-            if isinstance(nested := params.get(name), dict):
-                _add_parameters(attributes, cast("dict[str, object]", nested))
-        _add_parameters(attributes, params)
-    if metadata:
-        for key in _CONVERSATION_KEYS:
-            if conversation := _identifier(metadata.get(key)):
-                attributes[gen_ai.GEN_AI_CONVERSATION_ID] = conversation
-                break
+    for parameters in provider.request_parameters(params or {}, client):
+        for name, value in parameters.items():
+            if value is not None and (parameter := _PARAMETERS.get(name)):
+                attribute, check = parameter
+                if (checked := check(value)) is not None:
+                    attributes[attribute] = checked
+    if conversation := _conversation(metadata or {}):
+        attributes[gen_ai.GEN_AI_CONVERSATION_ID] = conversation
+    if metadata and (prompt := text(metadata.get(_PROMPT_NAME))):
+        attributes[gen_ai.GEN_AI_PROMPT_NAME] = prompt
+        if version := text(metadata.get(_PROMPT_VERSION)):
+            attributes[GEN_AI_PROMPT_VERSION] = version
     return attributes
-
-
-def _add_parameters(attributes: dict[str, AttributeValue], params: Mapping[str, object]) -> None:
-    for name, value in params.items():
-        if value is not None and (parameter := _PARAMETERS.get(name)):
-            attribute, convert = parameter
-            if (converted := convert(value)) is not None:
-                attributes[attribute] = converted
 
 
 def requested_model(params: Mapping[str, object] | None) -> str | None:
     """Return the model name this one call sends, or None when the parameters do not tell."""
     if not params:
         return None
-    model = params.get("model") or params.get("model_name")
+    model = text(params.get("model")) or text(params.get("model_name"))
     # Google's client puts the resource's collection in front.
-    return encodable(model).removeprefix("models/") if isinstance(model, str) and model else None
+    return model.removeprefix("models/") if model else None
+
+
+def metadata_attributes(
+    keys: Iterable[str], metadata: Mapping[str, object] | None, tags: object, run_name: object
+) -> dict[str, AttributeValue]:
+    """Return the entries of a run's metadata that ``keys`` names, as span attributes under their own keys.
+
+    Strings, booleans, numbers, UUIDs and lists of one of these kinds are copied; entries of other kinds are left out.
+
+    :param keys: the option ``metadata_keys``. ``tags`` and ``run_name`` stand for the run's own tags and name, which
+        become ``modelforge.tags`` and ``modelforge.run_name``.
+    """
+    attributes: dict[str, AttributeValue] = {}
+    for key in keys:
+        if key == "tags":
+            name, value = MODELFORGE_TAGS, _strings(tags)
+        elif key == "run_name":
+            name, value = MODELFORGE_RUN_NAME, text(run_name)
+        else:
+            name, value = key, _attribute_value(metadata.get(key)) if metadata else None
+        if value is not None:
+            attributes[name] = value
+    return attributes
+
+
+def _conversation(metadata: Mapping[str, object]) -> str | None:
+    if ambient := text(get_ambient_conversation_id()):
+        return ambient
+    return next((found for key in _CONVERSATION_KEYS if (found := _identifier(metadata.get(key)))), None)
+
+
+def _identifier(value: object) -> str | None:
+    return str(value) if isinstance(value, UUID) or integer(value) is not None else text(value)
+
+
+def _attribute_value(value: object) -> AttributeValue | None:
+    entries = items(value)
+    if not entries:
+        return _scalar(value)
+    scalars = [_scalar(entry) for entry in entries]
+    # The SDK refuses a list of several kinds, and drops it with a warning for each call.
+    kinds = {type(scalar) for scalar in scalars}
+    return cast("AttributeValue", tuple(scalars)) if len(kinds) == 1 and None not in scalars else None
+
+
+def _scalar(value: object) -> str | bool | int | float | None:
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, float):
+        return _double(value)
+    return value if isinstance(value, bool) else integer(value)

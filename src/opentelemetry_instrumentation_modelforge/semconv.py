@@ -18,6 +18,7 @@ TOKEN_INPUT: Final = "input"
 TOKEN_OUTPUT: Final = "output"
 
 # Spelled as opentelemetry-util-genai 1.3b0 spells them.
+GEN_AI_PROMPT_VERSION: Final = "gen_ai.prompt.version"
 GEN_AI_REQUEST_PREVIOUS_RESPONSE_ID: Final = "gen_ai.request.previous_response.id"
 GEN_AI_REQUEST_REASONING_LEVEL: Final = "gen_ai.request.reasoning.level"
 GEN_AI_USAGE_AUDIO_INPUT_TOKENS: Final = "gen_ai.usage.audio.input_tokens"

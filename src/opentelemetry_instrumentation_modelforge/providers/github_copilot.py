@@ -1,7 +1,29 @@
-"""``github_copilot``."""
+"""``github_copilot``: ``ChatGitHubCopilot`` of langchain-github-copilot, whose API answers as OpenAI's does."""
 
-from .provider import Provider
+from collections.abc import Iterator, Mapping
+
+from ..values import mapping, text
+from .provider import Provider, Tap
 
 
 class GitHubCopilot(Provider):
-    """A stand-in."""
+    """GitHub Copilot, which is paid by subscription."""
+
+    default_server = ("api.githubcopilot.com", 443)
+    paid_by_token = False
+    has_reference_cost = True
+    # The integration has no streams of its own: LangChain's come out of one answer.
+    taps = (Tap("langchain_github_copilot.base", "BaseChatOpenAI", "_create_chat_result", 1, "response"),)
+
+    def client_url(self, client: Mapping[str, object]) -> str | None:
+        """Return the URL of the chat endpoint, which this integration keeps in the field ``client``."""
+        return text(client.get("client"))
+
+    def client_credentials(self, client: Mapping[str, object]) -> Iterator[object]:
+        """Yield the fields of the model with the headers that identify the caller, not those that anyone sends."""
+        for name, value in client.items():
+            yield _credentials(mapping(value)) if name == "header" else value
+
+
+def _credentials(headers: Mapping[str, object]) -> Mapping[str, object]:
+    return {name: value for name, value in headers.items() if name.lower() == "authorization"}

@@ -1,7 +1,126 @@
-"""``ollama``."""
+"""``ollama``: ``ChatOllama`` of langchain-community, and the lines of JSON that Ollama's ``/api/chat`` streams.
 
-from .provider import Provider
+The API: https://docs.ollama.com/api/chat, its counts: https://docs.ollama.com/api/usage.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from ..response import Response, Usage
+from ..values import NOTHING, count, items, mapping, text
+from .langchain import read_result
+from .provider import Answer, Provider, Tap
+
+# The names of the request's options that have an attribute: https://docs.ollama.com/modelfile.
+_OPTIONS: Final = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "num_predict",
+    "stop",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+)
+
+# Some of the options that the model always lists, set or not.
+_OWN_OPTIONS: Final = frozenset(("mirostat", "num_ctx", "num_predict", "temperature", "stop"))
+
+ERROR: Final = "server_error"
+"""The ``error.type`` of a stream in which Ollama reports an error; its text has no code."""
+INCOMPLETE: Final = "incomplete_response"
+"""The ``error.type`` of a stream that ends without the line that says that the answer is done."""
 
 
 class Ollama(Provider):
-    """A stand-in."""
+    """Models that run on one's own machine."""
+
+    paid_by_token = False
+    # invoke reads a stream too.
+    taps = (
+        Tap(
+            "langchain_community.chat_models.ollama",
+            None,
+            "_chat_stream_response_to_chat_generation_chunk",
+            0,
+            "stream_response",
+        ),
+    )
+
+    def api_model(self, alias: str, model_data: Mapping[str, object]) -> str:
+        """Return the alias: ModelForge sends it as it is, whatever ``api_model_name`` says."""
+        return alias
+
+    def client_credentials(self, client: Mapping[str, object]) -> Iterator[object]:
+        """Yield the fields of the model, and the password of ``auth``."""
+        yield from client.values()
+        auth = items(client.get("auth"))
+        if len(auth) == 2:
+            yield {"authorization": auth[1]}
+
+    def request_parameters(
+        self, params: Mapping[str, object], client: Mapping[str, object]
+    ) -> tuple[Mapping[str, object], ...]:
+        """Return the request's format and options, put together as ``_OllamaCommon._create_stream`` does it.
+
+        ``options`` of one call replace the model's, and its other keyword arguments then do not count. Without them,
+        each keyword argument that is no field of the request becomes an option.
+        """
+        options = mapping(params.get("options"))
+        if options.keys() >= _OWN_OPTIONS:
+            stop = options.get("stop") if params.get("stop") is None else params["stop"]
+            options = {**options, **params, "stop": stop}
+        return ({"format": params.get("format"), **{name: options.get(name) for name in _OPTIONS}},)
+
+    def answer(self) -> Answer:
+        """Return the reader of one call's answer."""
+        return _Answer()
+
+
+class _Answer(Answer):
+    """Ollama's lines. The last one has the counts, or an error in their place."""
+
+    __slots__ = ("_error", "_last")
+
+    def __init__(self) -> None:
+        self._last: str | None = None
+        self._error: str | None = None
+
+    def add(self, raw: object) -> None:
+        if isinstance(raw, str):
+            self._last = raw
+            # Inside of a string its quotation marks would be escaped.
+            if '"error"' in raw:
+                self._error = raw
+
+    def response(self, generations: Sequence[object], llm_output: object) -> Response:
+        if self._last is None:
+            return read_result(generations, llm_output)
+        line = _parsed(self._last)
+        done = line.get("done") is True
+        reason = text(line.get("done_reason"))
+        failed = bool(_parsed(self._error).get("error"))
+        return Response(
+            model=text(line.get("model")),
+            finish_reasons=(reason,) if reason else (),
+            usage=_usage(line) if done else None,
+            error=ERROR if failed else None if done else INCOMPLETE,
+        )
+
+
+def _parsed(line: str | None) -> Mapping[str, object]:
+    try:
+        return mapping(json.loads(line)) if line else NOTHING
+    except (ValueError, RecursionError):
+        return NOTHING
+
+
+def _usage(line: Mapping[str, object]) -> Usage | None:
+    usage = Usage(
+        # Includes the cached tokens. Releases before 0.3 leave it out where the whole prompt was cached.
+        input_tokens=count(line.get("prompt_eval_count")),
+        output_tokens=count(line.get("eval_count")),
+        cache_read_input_tokens=count(line.get("prompt_eval_cached_count")),
+    )
+    return usage if usage != Usage() else None
