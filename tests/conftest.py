@@ -7,7 +7,8 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,42 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from support.environment import isolate
 from support.models import COPILOT_TOKEN, GOOGLE_KEY, OPENAI_KEY, OPENROUTER_KEY, get_llm, without_retries, write_config
 from support.providers import ProviderServer
+from support.sampling import sample
 from support.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from modelforge import ModelForgeRegistry
 
 isolate()
+
+
+# --- Samples ---
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--exhaustive", action="store_true", help="run all cases of tests that are sampled by default")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave a sample of the cases of each test that is marked `sampled`, of those that were asked for."""
+    if config.getoption("exhaustive"):
+        return
+    cases: defaultdict[str, list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("sampled") is not None:
+            cases[item.nodeid.partition("[")[0]].append(item)
+    left_out = {item for of_test in cases.values() for item in set(of_test).difference(sample(of_test, _aspects))}
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _aspects(item: pytest.Function) -> Iterable[Hashable]:
+    marker = item.get_closest_marker("sampled")
+    assert marker is not None
+    return marker.kwargs["by"](**item.callspec.params)
+
 
 # --- ModelForge ---
 

@@ -548,10 +548,28 @@ def check_encoding(spans: Sequence[ReadableSpan], reader: InMemoryMetricReader) 
         encode_metrics(data)
 
 
+KINDS = {
+    **{f"usage: {name}": f"usage {name.split()[-1]}" for name in USAGES},
+    **{f"{name} counts": "usage count" for name in COUNTS},
+    **{fault: fault.split()[0] for fault in FIELDS},
+    **{f"done_reason {name}": "done_reason" for name in WRONG},
+    **dict.fromkeys(CHOICES, "choices"),
+    **dict.fromkeys(GEMINI, "answer"),
+}
+"""The faults of which there are many of a kind."""
+
+
+def aspects(provider: str, modes: tuple[str, ...], fault: str, answer: object) -> tuple[object, ...]:
+    """Each fault of a protocol is in the sample, and each kind of fault for each provider and mode."""
+    protocol = "openai" if provider == "github_copilot" else provider
+    return (protocol, fault), (provider, modes, KINDS.get(fault, fault))
+
+
 NO_CHOICE = ("empty choices", "choices mapping")
 """An answer, until LangChain looks for a choice in it when the call is over."""
 
 
+@pytest.mark.sampled(by=aspects)
 @pytest.mark.parametrize(
     ("provider", "modes", "fault", "answer"),
     [
@@ -563,8 +581,8 @@ NO_CHOICE = ("empty choices", "choices mapping")
             ("ollama", ("invoke", "stream"), OLLAMA_CUT),
             # It streams nothing.
             ("github_copilot", ("invoke", "ainvoke"), PLAIN),
-            ("google", ("invoke", "ainvoke"), {fault: answer for fault, answer in GEMINI.items() if answer}),
             ("google", ("stream", "astream"), GEMINI),
+            ("google", ("invoke", "ainvoke"), {fault: answer for fault, answer in GEMINI.items() if answer}),
         )
         for fault, answer in faults.items()
     ],

@@ -26,6 +26,7 @@ from modelforge import config as modelforge_config
 from opentelemetry_instrumentation_modelforge import config
 from opentelemetry_instrumentation_modelforge.config import Configuration, DeclaredOptions, check_keywords, resolve
 from support import ROOT
+from support.sampling import pairs
 
 PREFIX = "OTEL_PYTHON_MODELFORGE_"
 
@@ -109,6 +110,7 @@ def test_the_examples_name_every_option() -> None:
     assert {option.name for option in fields(Configuration)} == set(EXAMPLES) | FUNCTIONS
 
 
+@pytest.mark.sampled(by=lambda name, winner, sources: (*pairs(name, winner, sources[:1]), (winner, sources)))
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("winner", [0, 1], ids=["first value wins", "second value wins"])
 @pytest.mark.parametrize(

@@ -926,6 +926,7 @@ class TestMalformed:
         assert [message.parts for message in (*content.input_messages, *content.output_messages)] == [[], []]
         assert_valid(content)
 
+    @pytest.mark.sampled(by=lambda block, value: (block["type"], repr(value), (block["type"], bool(value))))
     @pytest.mark.parametrize(
         "block", [{"type": name} for name in (*module._BLOCKS, "unknown")], ids=lambda b: b["type"]
     )
