@@ -22,15 +22,13 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from examples._shared.collector import Collector, read_spans
+from examples._shared.local import loopback
+from examples._shared.server import ANSWER, ChatServer
+from examples._shared.tree import Span
 from support import EXAMPLES, SUPPORT
 from support.examples import missing
 from support.services import GET_LLM, HOST, MODEL, TIMEOUT, Service, free_port
-
-# `services` puts the quickstart, whose modules these are, on the path.
-from collector import Collector, read_spans  # isort: skip
-from local import loopback  # isort: skip
-from server import ANSWER, ChatServer  # isort: skip
-from tree import Span  # isort: skip
 
 if reason := missing():
     pytest.skip(reason, allow_module_level=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import os
 import re
 import runpy
@@ -17,6 +16,9 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from examples._shared import tree
+from examples._shared.collector import Collector
+from examples._shared.local import serving
 from support import EXAMPLES
 from support.examples import TREE, missing, without_numbers
 
@@ -81,20 +83,9 @@ def test_real_provider_needs_a_key() -> None:
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Import a module of the example."""
-    monkeypatch.syspath_prepend(QUICKSTART)
-    return importlib.import_module
-
-
-@pytest.fixture
-def tree(example: Callable[[str], Any]) -> Any:
-    return example("tree")
-
-
-@pytest.fixture
-def main(monkeypatch: pytest.MonkeyPatch, example: Callable[[str], Any], tmp_path: Path) -> Callable[..., int]:
+def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """Run the example with another application."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
     names = runpy.run_path(str(QUICKSTART / "__main__.py"), run_name="quickstart")
     monkeypatch.setitem(names["main"].__globals__, "HERE", tmp_path)
 
@@ -131,7 +122,7 @@ def test_fails_where_no_span_arrives(main: Callable[..., int], capfd: pytest.Cap
     assert "error: 0 spans arrived, without modelforge.get_llm, langchain.llm.invoke.\n" in capfd.readouterr().err
 
 
-def test_collector_reads_compressed_bodies(example: Callable[[str], Any]) -> None:
+def test_collector_reads_compressed_bodies() -> None:
     request = ExportTraceServiceRequest()
     span = (
         request.resource_spans.add()
@@ -140,7 +131,7 @@ def test_collector_reads_compressed_bodies(example: Callable[[str], Any]) -> Non
     )
     span.attributes.add(key="reasons").value.array_value.values.add(string_value="stop")
     span.links.add(span_id=b"\2" * 8)
-    with example("collector").Collector() as collector, example("local").serving(collector):
+    with Collector() as collector, serving(collector):
         body = gzip.compress(request.SerializeToString())
         post = urllib.request.Request(f"{collector.endpoint}/v1/traces", body, {"Content-Encoding": "gzip"})
         urllib.request.urlopen(post).close()
@@ -155,7 +146,7 @@ def test_collector_reads_compressed_bodies(example: Callable[[str], Any]) -> Non
 SPAN = {"start_ns": 0, "end_ns": 2_000_000}
 
 
-def test_tree_orders_by_start_and_shows_orphans_as_roots(tree: Any) -> None:
+def test_tree_orders_by_start_and_shows_orphans_as_roots() -> None:
     spans = [
         tree.Span(name="late", span_id="3", parent_id="1", start_ns=20, end_ns=30),
         tree.Span(name="orphan", span_id="5", parent_id="lost", start_ns=90, end_ns=1_500_000_090),
@@ -172,12 +163,12 @@ def test_tree_orders_by_start_and_shows_orphans_as_roots(tree: Any) -> None:
     ]
 
 
-def test_tree_of_nothing_is_empty(tree: Any) -> None:
+def test_tree_of_nothing_is_empty() -> None:
     assert tree.format_trees([]) == []
     assert tree.format_metrics([]) == []
 
 
-def test_tree_numbers_the_spans_that_are_linked_to(tree: Any) -> None:
+def test_tree_numbers_the_spans_that_are_linked_to() -> None:
     spans = [
         tree.Span(name="first", span_id="1", **SPAN),
         tree.Span(name="second", span_id="2", **SPAN),
@@ -192,7 +183,7 @@ def test_tree_numbers_the_spans_that_are_linked_to(tree: Any) -> None:
     ]
 
 
-def test_tree_puts_details_that_do_not_fit_in_further_lines(tree: Any) -> None:
+def test_tree_puts_details_that_do_not_fit_in_further_lines() -> None:
     attributes = {
         "gen_ai.operation.name": "chat",
         "gen_ai.request.model": "a-model-with-a-long-name",
@@ -214,7 +205,7 @@ def test_tree_puts_details_that_do_not_fit_in_further_lines(tree: Any) -> None:
     ]
 
 
-def test_tree_marks_failed_spans(tree: Any) -> None:
+def test_tree_marks_failed_spans() -> None:
     spans = [
         tree.Span(name="request", span_id="1", failed=True, **SPAN),
         tree.Span(name="call", span_id="2", failed=True, attributes={"error.type": "openai.APIError"}, **SPAN),
@@ -227,12 +218,12 @@ def test_tree_marks_failed_spans(tree: Any) -> None:
     ]
 
 
-def test_tree_shows_the_details_it_is_given(tree: Any) -> None:
+def test_tree_shows_the_details_it_is_given() -> None:
     spans = [tree.Span(name="call", span_id="1", attributes={"tenant": "acme"}, **SPAN)]
     assert tree.format_trees(spans, details=lambda span: span.attributes.values()) == ["call  acme  2.0 ms"]
 
 
-def test_metrics_are_summed_over_their_attributes(tree: Any) -> None:
+def test_metrics_are_summed_over_their_attributes() -> None:
     def tokens(kind: str, total: int) -> Any:
         return tree.Point(total=total, count=1, attributes={"gen_ai.token.type": kind})
 
@@ -255,7 +246,7 @@ def test_metrics_are_summed_over_their_attributes(tree: Any) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0004, "0.4 ms"), (0.0123, "12 ms"), (2.5, "2500 ms"), (61, "61.0 s")])
-def test_durations(tree: Any, seconds: float, text: str) -> None:
+def test_durations(seconds: float, text: str) -> None:
     assert tree.format_duration(seconds) == text
 
 
@@ -263,5 +254,5 @@ def test_durations(tree: Any, seconds: float, text: str) -> None:
     ("amount", "text"),
     [(0.0, "$0.00"), (1.5, "$1.50"), (0.012, "$0.012"), (0.0000273, "$0.000027")],
 )
-def test_dollars(tree: Any, amount: float, text: str) -> None:
+def test_dollars(amount: float, text: str) -> None:
     assert tree.format_dollars(amount) == text

@@ -22,6 +22,8 @@ import pytest
 from modelforge import ModelForgeRegistry
 from opentelemetry.sdk.trace import SpanProcessor
 
+from examples._shared.collector import read_metrics
+from examples._shared.local import serving
 from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback
 from support import DOCS, EXAMPLES, SUPPORT
 from support.calls import EchoModel
@@ -29,10 +31,6 @@ from support.environment import lacking
 from support.models import OPENAI_KEY, get_llm
 from support.providers import ProviderServer, Reply
 from support.services import CLIENT, GET_LLM, MODEL, TIMEOUT, Service, Services, Span, Traces, free_port, named
-
-# `services` puts the quickstart, whose modules these are, on the path.
-from collector import read_metrics  # isort: skip
-from local import serving  # isort: skip
 
 INTERNAL, PRODUCER, CONSUMER = 1, 4, 5
 """The other kinds of a span, in OTLP."""

@@ -21,14 +21,12 @@ from typing import Any
 
 import pytest
 
+from examples._shared.local import environment, write_config
 from support import DOCS, SUPPORT
 from support.environment import lacking
 from support.metrics_app import ANSWERS, ASKED, ERRORS, FAIL, STREAMED, STREAMS
 from support.providers import ProviderServer, Reply
 from support.services import HOST, TIMEOUT, Service, free_port
-
-# `services` puts the quickstart, whose module this is, on the path.
-from local import environment, write_config  # isort: skip
 
 PAGE = (DOCS / "metrics.md").read_text()
 PROMETHEUS = shutil.which("prometheus")

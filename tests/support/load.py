@@ -1,7 +1,7 @@
 """A load test of the FastAPI example: many clients at once, some of which stream and some of which leave early.
 
-`python -m support.load --requests 5000 --clients 64` prints what came of it, and fails where a request has not exactly
-one correct trace.
+`PYTHONPATH=.:tests python -m support.load --requests 5000 --clients 64` prints the result, and fails if a request does
+not have exactly one correct trace.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from examples._shared.collector import Collector, _attributes
+from examples._shared.local import environment, serving, write_config
 from support import EXAMPLES
 
 FASTAPI = EXAMPLES / "fastapi"
@@ -29,10 +31,6 @@ BAGGAGE = "tenant=acme,user=7"
 TIMEOUT = 120
 """Seconds to wait for what happens soon, unless the test is about to fail."""
 
-sys.path.append(str(EXAMPLES / "quickstart"))
-
-from collector import Collector, _attributes  # noqa: E402
-from local import environment, serving, write_config  # noqa: E402
 
 GET_LLM = "modelforge.get_llm"
 MODEL = "langchain.llm.invoke"

@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
-from collector import Collector
-from tree import WIDTH, Span, format_trees, span_details
+from .collector import Collector
+from .tree import WIDTH, Span, format_trees, span_details
 
 PROGRAMS = ("celery", "opentelemetry-instrument", "uvicorn")
 
