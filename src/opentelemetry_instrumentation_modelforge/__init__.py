@@ -1,12 +1,12 @@
 """OpenTelemetry instrumentation for `ModelForge <https://github.com/smiao-icims/model-forge>`_.
 
-Every ``get_llm`` and every call of a model it returns becomes a span, with tokens, cost and errors, under whatever
-span is current where it is made, and is counted in the metrics of the GenAI semantic conventions.
+Traces every ``get_llm`` and every call of a model it returns, as a child of the span that is current there, with tokens,
+cost and errors, and records the metrics of the GenAI semantic conventions.
 
 Usage
 -----
 
-Without touching the application::
+Without changes to the application::
 
     opentelemetry-instrument python app.py
 
@@ -32,7 +32,7 @@ On one model only, without any patching:
     callback = OpenTelemetryCallback("openai", "gpt-4o-mini")
     llm = ModelForgeRegistry().get_llm("openai", "gpt-4o-mini", callbacks=[callback])
 
-Without patches a callback cannot make its span current, so the provider's HTTP spans are not under it.
+Without patches a callback cannot make its span current, so the provider's HTTP spans are not its children.
 
 Options are keywords of ``instrument()``, environment variables, ModelForge's own settings or OpenTelemetry's
 declarative configuration: see :class:`Configuration`.
@@ -60,7 +60,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # It is a LangChain class, and importing LangChain is for the application to decide.
+    # A LangChain class: the application decides whether and when LangChain is imported.
     if name == "OpenTelemetryCallback":
         from .callback import OpenTelemetryCallback
 

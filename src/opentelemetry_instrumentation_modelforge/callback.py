@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
 from importlib import import_module
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseRunManager
@@ -14,47 +14,52 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.metrics import MeterProvider, get_meter_provider
 from opentelemetry.trace import SpanContext, TracerProvider, get_tracer_provider
 
-from .call import Call, EnrichingCall, ModelCall, open_calls
-from .coexistence import enclosing_inference
-from .execution import current_frame
-from .identity import ModelIdentity
-from .instrumentor import ModelForgeInstrumentor
+from .call import Call, current_call, open_calls
+from .coexistence import outer_inference
+from .enrichment import Enrichment
+from .execution import call_of, current_frame
+from .inference import Inference
+from .model import Model, ModelIdentity
 from .otel_utils import Guard
-from .request import requested_model
+from .patching import REGISTRY_IMPORT
+from .request import Request
 from .semconv import OPERATION_CHAT, OPERATION_TEXT_COMPLETION
 from .telemetry import Telemetry, active_telemetry, standalone_telemetry
-from .template import CallTemplate
+from .values import NOTHING, items, text
 
-_START: Final = Guard("starting a model call")
-_END: Final = Guard("ending a model call")
+_START_GUARD: Final = Guard("starting a model call")
+_END_GUARD: Final = Guard("ending a model call")
+
+_unframed_calls: Final[dict[UUID, Call]] = {}
+"""Calls by run id that no frame has started: of callbacks without patches, and of text-completion models."""
 
 
 class OpenTelemetryCallback(BaseCallbackHandler):
     """Makes a span and metrics of every call of one model.
 
-    ``ModelForgeInstrumentor`` adds one to every model that ``get_llm`` hands out. Without any patching it is given by
+    ``ModelForgeInstrumentor`` adds one to every model that ``get_llm`` hands out. Without any patching, give one by
     hand::
 
         llm = registry.get_llm("openai", "gpt-4o-mini", callbacks=[OpenTelemetryCallback("openai", "gpt-4o-mini")])
 
-    One instance serves any number of calls at once, and may be given twice, or to a model that has one already: a call
-    has one span all the same. A copy of a model shares it; a pickle holds the model's names only and finds its
-    providers anew. Without patches LangChain tells it nothing of an ``ainvoke`` that is cancelled: that call stays open
-    until the process ends.
+    One instance serves any number of calls at once. It may be given twice, or to a model that has one already: a call
+    still has one span. A copy of a model shares it. A pickle holds the model's names only, and finds its providers anew.
+    Without patches, LangChain does not tell a callback of an ``ainvoke`` that is cancelled: that call stays open until
+    the process ends.
 
     :param provider: ModelForge's name of the provider.
     :param model: ModelForge's alias of the model.
     :param otel_enabled: False records nothing; True always records; None asks ``is_otel_available()``.
     :param tracer_provider: instead of the instrumentor's, else the global one.
     :param meter_provider: instead of the instrumentor's, else the global one.
-    :raises TypeError: when a name is no string.
+    :raises TypeError: when a name is not a string.
     """
 
-    # Else LangChain sends every event of an async call through a thread pool.
+    # Otherwise LangChain sends every event of an asynchronous call through a thread pool.
     run_inline = True
     # LangChain asks before each event, and the base class has a property for it.
     ignore_llm = False  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
-    # All that gets past the guards is an interrupt, which LangChain would swallow.
+    # Only an interrupt passes the guards, and LangChain would swallow it.
     raise_error = True
 
     def __init__(
@@ -77,7 +82,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         """Whether an instrumented registry added it."""
         self._created_by: SpanContext | None = None
         self._pricing: Mapping[str, object] | None = None
-        self._template: CallTemplate | None = None
+        self._model: Model | None = None
 
     @classmethod
     def for_model(
@@ -87,7 +92,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         created_by: SpanContext | None,
         pricing: Mapping[str, object] | None,
     ) -> Self:
-        """Return the callback of a model from an instrumented registry; it is silent once that is uninstrumented.
+        """Return the callback of a model from an instrumented registry. It records nothing after ``uninstrument()``.
 
         :param created_by: the ``get_llm`` span, which every call links to.
         :param pricing: the models.dev metadata of the model.
@@ -97,7 +102,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         callback.injected = True
         callback._created_by = created_by
         callback._pricing = pricing
-        callback._template = callback._template_for(telemetry)
+        callback._model = callback._model_under(telemetry)
         return callback
 
     @property
@@ -120,8 +125,8 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Start the call of a chat model."""
-        with _START:
-            self._start(OPERATION_CHAT, run_id, messages[0], metadata, kwargs)
+        with _START_GUARD:
+            self._start(OPERATION_CHAT, run_id, messages[0], metadata, tags, kwargs)
 
     def on_llm_start(
         self,
@@ -135,30 +140,37 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Start the call of a text-completion model."""
-        with _START:
-            self._start(OPERATION_TEXT_COMPLETION, run_id, prompts, metadata, kwargs)
+        with _START_GUARD:
+            self._start(OPERATION_TEXT_COMPLETION, run_id, prompts, metadata, tags, kwargs)
 
     def on_llm_new_token(self, token: Any = "", *, run_id: UUID, chunk: object = None, **kwargs: Any) -> None:
         """Count a chunk of a streamed response."""
-        call = open_calls.get(run_id)
+        call = _call_of_run(run_id)
         if call is not None:
             call.chunk(chunk)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        """End the call with its answer, unless whoever ran the model has seen it."""
-        call = open_calls.get(run_id)
+        """End the call with its answer, unless the frame that ran the model has ended it."""
+        call = _call_of_run(run_id)
         if call is not None:
-            with _END:
+            with _END_GUARD:
                 call.end(next(iter(_generations(response)), ()), getattr(response, "llm_output", None), response)
+            _unframed_calls.pop(run_id, None)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """End the call with ``error``, and with what a stream had brought before it."""
-        call = open_calls.get(run_id)
+        call = _call_of_run(run_id) or _dropped_stream(run_id)
         if call is not None:
-            with _END:
+            with _END_GUARD:
+                # A stream has two: what came, and the error. Any other call has the error alone.
                 generations = _generations(kwargs.get("response"))
-                # Of a stream: what had come, and the error. Of any other call: the error alone.
-                call.fail(error, generations[0] if len(generations) > 1 else ())
+                brought = generations[0] if len(generations) > 1 else ()
+                if isinstance(error, GeneratorExit) and current_call() is call:
+                    # In a step of the stream, and so by its consumer.
+                    call.close(brought)
+                else:
+                    call.fail(error, brought)
+            _unframed_calls.pop(run_id, None)
 
     def _start(
         self,
@@ -166,33 +178,43 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         run_id: UUID,
         prompt: list[BaseMessage] | list[str],
         metadata: Mapping[str, object] | None,
+        tags: Sequence[str] | None,
         kwargs: Mapping[str, Any],
     ) -> None:
         telemetry = self._telemetry()
-        if telemetry is None or run_id in open_calls or not self._records(telemetry):
-            return
-        template = self._template
-        if template is None or template.telemetry is not telemetry:
-            template = self._template = self._template_for(telemetry)
-        params: Mapping[str, object] | None = kwargs.get("invocation_params")
         frame = current_frame()
-        model = requested_model(params)
-        template = template.of(operation, model)
-        enclosing = enclosing_inference(operation, run_id, model or (metadata or {}).get("ls_model_name"))
-        call: Call
-        if enclosing is not None:
-            call = EnrichingCall(template, run_id, enclosing)
-        else:
-            call = ModelCall(
-                template,
-                run_id,
-                prompt=prompt,
-                params=params,
-                metadata=metadata,
-                streaming=frame is not None and frame.streaming,
-            )
+        started = _unframed_calls.get(run_id) if frame is None else frame.call_of(run_id)
+        # Another callback on the model may have started the call.
+        if telemetry is None or started is not None or not self._records(telemetry):
+            return
+        model = self._model
+        if model is None or model.telemetry is not telemetry:
+            model = self._model = self._model_under(telemetry)
+        request = Request(
+            run_id,
+            prompt,
+            kwargs.get("invocation_params") or NOTHING,
+            metadata or NOTHING,
+            tags,
+            text(kwargs.get("name")),
+            NOTHING if frame is None else frame.client(),
+            frame is not None and frame.streaming,
+        )
+        api_model = request.model()
+        model = model.variant(operation, api_model)
+        outer = outer_inference(operation, run_id, api_model or request.metadata.get("ls_model_name"))
+        call = Inference(model, request) if outer is None else Enrichment(model, run_id, outer)
         if frame is not None:
             frame.adopt(call)
+            call.start()
+            frame.enter(call)
+            return
+        try:
+            _unframed_calls[run_id] = call
+            call.start()
+        except BaseException:
+            _unframed_calls.pop(run_id, None)
+            raise
 
     def _records(self, telemetry: Telemetry) -> bool:
         if self._otel_enabled is None:
@@ -200,7 +222,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         return self._otel_enabled and is_instrumentation_enabled()
 
     def _telemetry(self) -> Telemetry | None:
-        """Return the instrumentor's telemetry, or a hand-given callback's own where it must or there is no other."""
+        """Return the instrumentor's telemetry, or that of the callback's own providers."""
         if self._tracer_provider is None and self._meter_provider is None:
             active = active_telemetry()
             if active is not None or self.injected:
@@ -209,8 +231,8 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             self._tracer_provider or get_tracer_provider(), self._meter_provider or get_meter_provider()
         )
 
-    def _template_for(self, telemetry: Telemetry) -> CallTemplate:
-        return CallTemplate(telemetry, self._identity, created_by=self._created_by, pricing=self._pricing)
+    def _model_under(self, telemetry: Telemetry) -> Model:
+        return Model(telemetry, self._identity, created_by=self._created_by, pricing=self._pricing)
 
     def __eq__(self, other: object) -> bool:
         # Two models that differ in nothing else are equal, as they are uninstrumented.
@@ -225,26 +247,26 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # A copied model is the same model, and its open calls are told apart by their run ids.
+        # A copied model is the same model.
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         # Providers and tracers hold locks, threads and sockets, and belong to one process.
-        return self.__dict__ | {"_tracer_provider": None, "_meter_provider": None, "_template": None}
+        return self.__dict__ | {"_tracer_provider": None, "_meter_provider": None, "_model": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if self.injected and ModelForgeInstrumentor().is_instrumented_by_opentelemetry:
-            # It waits for this import, which a process that only unpickles models never makes.
+        if self.injected and REGISTRY_IMPORT.is_awaited():
+            # A process that only unpickles models never imports it itself.
             with suppress(ImportError):
-                import_module("modelforge.registry")
+                import_module(REGISTRY_IMPORT.name)
 
 
 def llm_new_token(wrapped: Callable[..., None]) -> Callable[..., None]:
     """Wrap ``CallbackManagerForLLMRun.on_llm_new_token``.
 
-    LangChain takes several times as long to bring a chunk to a callback as counting it takes, so a run that has ours
-    alone counts it here.
+    LangChain takes several times as long to bring a chunk to a callback as counting it takes. So a run that has no
+    other callback than ours counts it here.
     """
 
     @wraps(wrapped)
@@ -269,18 +291,30 @@ def allm_new_token(wrapped: Callable[..., Awaitable[None]]) -> Callable[..., Awa
 def _counted(run: BaseRunManager, chunk: object) -> bool:
     """Count a chunk if our callback is the only one of its run, and return whether it is."""
     handlers = run.handlers
-    # Not isinstance: a subclass may do more.
+    # Not isinstance, because a subclass may do more.
     if type(handlers) is not list or len(handlers) != 1 or type(handlers[0]) is not OpenTelemetryCallback:
         return False
-    call = open_calls.get(run.run_id)
+    call = _call_of_run(run.run_id)
     if call is not None:
         call.chunk(chunk)
     return True
 
 
-def _generations(response: object) -> Sequence[Sequence[object]]:
-    """Return what came of each prompt, whatever it is that was reported."""
-    generations = getattr(response, "generations", None)
-    if not isinstance(generations, list):
-        return ()
-    return [cast("list[object]", found) for found in cast("list[object]", generations) if isinstance(found, list)]
+def _call_of_run(run_id: UUID) -> Call | None:
+    # The first is the usual one for a chunk.
+    call = current_call()
+    if call is not None and call.run_id is run_id:
+        return call
+    return call_of(run_id) or _unframed_calls.get(run_id)
+
+
+def _dropped_stream(run_id: UUID) -> Call | None:
+    """Return the call of a stream whose generator is closed outside its steps, because the stream was dropped."""
+    calls = [call for call in list(open_calls.values()) if call.run_id == run_id]
+    return calls[0] if len(calls) == 1 else None
+
+
+def _generations(response: object) -> list[Sequence[object]]:
+    """Return the generations of each prompt of an ``LLMResult``; none where it is something else."""
+    found = items(getattr(response, "generations", None))
+    return [items(generations) for generations in found if isinstance(generations, list)]

@@ -12,7 +12,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from .config import DeclaredOptions, Keywords, check_keywords, resolve
 from .package import _instruments  # pyright: ignore[reportPrivateUsage]
-from .patching import ImportHook, Patch, Wrap, with_wrapt
+from .patching import REGISTRY_IMPORT, Patch, Wrap, with_wrapt
 
 _logger = getLogger(__name__)
 
@@ -58,11 +58,12 @@ class ModelForgeInstrumentor(BaseInstrumentor):
             # Two threads may call instrument() at once.
             if not self._is_instrumented_by_opentelemetry:
                 type(self)._installation = installation
-        _import_hook.trigger()
+        REGISTRY_IMPORT.set(_install)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         with _lock:
             installation, type(self)._installation = self._installation, None
+        REGISTRY_IMPORT.clear()
         if installation is not None:
             installation.remove()
 
@@ -75,9 +76,6 @@ def _install(module: ModuleType) -> None:
     installation = ModelForgeInstrumentor()._installation  # pyright: ignore[reportPrivateUsage]
     if installation is not None:
         installation.install(module)
-
-
-_import_hook: Final = ImportHook("modelforge.registry", _install)
 
 
 class _Installation:
@@ -149,7 +147,7 @@ def _patches(registry_module: ModuleType) -> Iterator[tuple[type | ModuleType, s
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
     from langchain_core.language_models.chat_models import BaseChatModel
 
-    from . import callback, execution, registry
+    from . import callback, execution, registry, streaming
     from .providers import PROVIDERS
 
     # The public class is wrapped with wrapt. LangChain's functions run in every call, where a plain wrapper costs half
@@ -163,8 +161,8 @@ def _patches(registry_module: ModuleType) -> Iterator[tuple[type | ModuleType, s
         (BaseChatModel, "agenerate", execution.agenerate),
         (BaseChatModel, "_generate_with_cache", execution.generate_with_cache),
         (BaseChatModel, "_agenerate_with_cache", execution.agenerate_with_cache),
-        (BaseChatModel, "stream", execution.stream),
-        (BaseChatModel, "astream", execution.astream),
+        (BaseChatModel, "stream", streaming.stream),
+        (BaseChatModel, "astream", streaming.astream),
         (CallbackManagerForLLMRun, "on_llm_new_token", callback.llm_new_token),
         (AsyncCallbackManagerForLLMRun, "on_llm_new_token", callback.allm_new_token),
     )

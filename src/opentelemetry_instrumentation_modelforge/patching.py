@@ -5,7 +5,7 @@ from collections.abc import Callable
 from importlib import import_module
 from threading import get_ident
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from wrapt import FunctionWrapper, register_post_import_hook
 
@@ -63,30 +63,44 @@ class ImportHook:
     may wait for any other.
     """
 
-    def __init__(self, name: str, function: Callable[[ModuleType], None]) -> None:
-        self._name = name
-        self._function = function
-        self._waiting = False
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._function: Callable[[ModuleType], None] | None = None
+        self._registered = False
         self._registering: int | None = None
 
-    def trigger(self) -> None:
-        """Call the function now if the module is imported, else when it is."""
-        if self._name in sys.modules:
+    def set(self, function: Callable[[ModuleType], None]) -> None:
+        """Call ``function`` now if the module is imported, else when it is."""
+        self._function = function
+        if self.name in sys.modules:
             # Where another thread is still importing the module, this waits for that thread. A thread that is itself
-            # in the middle of the import gets the unfinished module, and the waiting hook, if any, does the rest.
-            module = import_module(self._name)
+            # in the middle of the import gets the unfinished module, and the registered hook, if any, does the rest.
+            module = import_module(self.name)
             if not getattr(module.__spec__, "_initializing", False):
-                self._function(module)
-        elif not self._waiting:
-            # wrapt cannot remove a hook, so one hook serves every call.
-            self._waiting = True
+                function(module)
+        elif not self._registered:
+            # wrapt cannot remove a hook, so one serves every call.
+            self._registered = True
             self._registering = get_ident()
-            register_post_import_hook(self._on_import, self._name)
+            register_post_import_hook(self._on_import, self.name)
             self._registering = None
 
+    def clear(self) -> None:
+        """Call nothing when the module is imported."""
+        self._function = None
+
+    def is_awaited(self) -> bool:
+        """Return whether a function is to be called when the module is imported."""
+        return self._function is not None and self.name not in sys.modules
+
     def _on_import(self, module: ModuleType) -> None:
-        self._waiting = False
+        self._registered = False
         # wrapt calls the hook at once if another thread has begun the import since the check above.
         if self._registering == get_ident():
-            module = import_module(self._name)
-        self._function(module)
+            module = import_module(self.name)
+        if self._function is not None:
+            self._function(module)
+
+
+REGISTRY_IMPORT: Final = ImportHook("modelforge.registry")
+"""The import of the module that has ``ModelForgeRegistry``."""

@@ -1,52 +1,121 @@
-"""The wrappers around ``ModelForgeRegistry``: the ``get_llm`` span, the model's identity, and the injected callback."""
+"""The wrappers around ``ModelForgeRegistry``: the ``get_llm`` span, the model, and the injected callback."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
+from contextvars import Token
 from sys import modules
+from types import TracebackType
 from typing import Any, Final, TypeGuard, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.language_models import BaseChatModel
-from opentelemetry.context import attach, detach
+from opentelemetry.context import Context, attach, create_key, get_current
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.trace import Span, SpanContext, SpanKind, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, set_span_in_context
 from opentelemetry.util.types import AttributeValue
 
-from .call import record_error
 from .callback import OpenTelemetryCallback
-from .identity import ModelIdentity
+from .execution import restore
+from .inference import record_error
+from .model import ModelIdentity, baggage_attributes
 from .otel_utils import Guard
+from .providers import provider_of
 from .semconv import MODELFORGE_ENHANCED, MODELFORGE_MODEL, MODELFORGE_PROVIDER, SPAN_GET_LLM
 from .telemetry import Telemetry, active_telemetry
-from .template import baggage_attributes
+from .values import text
 
-_PREPARE: Final = Guard("preparing a registry")
-_START: Final = Guard("starting the get_llm span")
-_RESOLVE: Final = Guard("reading a model's configuration")
-_INJECT: Final = Guard("adding the callback to a model")
-_DESCRIBE: Final = Guard("describing get_llm")
-_END: Final = Guard("ending the get_llm span")
+_PREPARE_GUARD: Final = Guard("preparing a registry")
+_START_GUARD: Final = Guard("starting the get_llm span")
+_RESOLVE_GUARD: Final = Guard("reading a model's configuration")
+_INJECT_GUARD: Final = Guard("adding the callback to a model")
+_DESCRIBE_GUARD: Final = Guard("describing get_llm")
+_END_GUARD: Final = Guard("ending the get_llm span")
 
 
-class _Resolution:
-    """What a running ``get_llm`` has resolved so far."""
+class _GetLLM:
+    """A running ``get_llm``: its span, and the model as far as it has been resolved.
 
-    __slots__ = ("identity", "registry")
+    It is entered twice and each exit does what is left to do, as in ``execution.py``.
+    """
 
-    def __init__(self, registry: object) -> None:
+    __slots__ = ("_ended", "_span", "_telemetry", "_token", "identity", "registry")
+
+    def __init__(self, telemetry: Telemetry, registry: object) -> None:
+        self._telemetry = telemetry
+        self._span: Span = INVALID_SPAN
+        self._token: Token[Context] | None = None
+        self._ended = False
         self.registry = registry
         self.identity: ModelIdentity | None = None
 
+    def __enter__(self) -> None:
+        pass
 
-_resolution: Final[ContextVar[_Resolution | None]] = ContextVar(
-    "opentelemetry_instrumentation_modelforge.resolution", default=None
-)
+    def start(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Start the span, and make it current.
+
+        :param args: the positional arguments of ``get_llm``.
+        :param kwargs: its keywords.
+        """
+        configuration = self._telemetry.configuration
+        attributes: dict[str, AttributeValue] = dict(configuration.attributes)
+        arguments = dict(zip(("provider_name", "model_alias"), args, strict=False)) | dict(kwargs)
+        for attribute, name in ((MODELFORGE_PROVIDER, "provider_name"), (MODELFORGE_MODEL, "model_alias")):
+            if (value := text(arguments.get(name))) is not None:
+                attributes[attribute] = value
+        attributes.update(baggage_attributes(configuration.baggage_keys))
+        with _START_GUARD:
+            self._span = self._telemetry.tracer.start_span(
+                SPAN_GET_LLM, kind=SpanKind.INTERNAL, attributes=attributes
+            )
+        self._token = attach(Context({**set_span_in_context(self._span), _GET_LLM_KEY: self}))
+
+    def resolve(self, llm: object) -> None:
+        """Complete the model with what the built client tells, and describe it on the span."""
+        with _RESOLVE_GUARD:
+            if self.identity is not None and (client := _client(llm)) is not None:
+                self.identity = self.identity.of_client(client)
+            self._span.set_attribute(MODELFORGE_ENHANCED, _is_enhanced(llm))
+
+    def instrument_model(self, llm: BaseChatModel) -> None:
+        """Add the callback to ``llm`` and to the model that an ``EnhancedLLM`` wraps."""
+        if self.identity is None:
+            return
+        callback = OpenTelemetryCallback.for_model(
+            self._telemetry, self.identity, self._span.get_span_context(), vars(llm).get("_metadata")
+        )
+        client = _client(llm)
+        if self._telemetry.configuration.stream_usage:
+            provider_of(self.identity.llm_type).request_stream_usage(client)
+        for model in {id(model): model for model in (client, llm) if model is not None}.values():
+            # Past pydantic, and past EnhancedLLM, whose setter would only reach the model it wraps.
+            vars(model)["callbacks"] = _with_callback(model.callbacks, callback)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._token is not None:
+            self._token = restore(self._token)
+        if not self._ended:
+            with _DESCRIBE_GUARD:
+                if self.identity is not None and self._span.is_recording():
+                    self._span.set_attributes(self.identity.attributes())
+                if error is not None:
+                    secrets = self.identity.secrets if self.identity is not None else ()
+                    record_error(self._span, error, self._telemetry, secrets)
+            with _END_GUARD:
+                self._span.end()
+            self._ended = True
+
+
+_GET_LLM_KEY: Final = create_key("opentelemetry_instrumentation_modelforge.get_llm")
+
+
+def _running_get_llm() -> _GetLLM | None:
+    return cast("_GetLLM | None", get_current().get(_GET_LLM_KEY))
 
 
 def init(wrapped: Callable[..., None], instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Wrap ``ModelForgeRegistry.__init__``: a registry's birth is a better time than its first ``get_llm`` to look."""
+    """Wrap ``ModelForgeRegistry.__init__``, to learn early whether OpenTelemetry records: its first ``get_llm`` is timed."""
     wrapped(*args, **kwargs)
-    with _PREPARE:
+    with _PREPARE_GUARD:
         if (telemetry := active_telemetry()) is not None:
             telemetry.is_available()
 
@@ -54,83 +123,37 @@ def init(wrapped: Callable[..., None], instance: object, args: tuple[Any, ...], 
 def get_model_config(
     wrapped: Callable[..., Any], instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Wrap ``ModelForgeRegistry._get_model_config``, which knows the model that ``get_llm`` is about to build."""
+    """Wrap ``ModelForgeRegistry._get_model_config``, which finds the model that ``get_llm`` is about to build."""
     config = wrapped(*args, **kwargs)
-    resolution = _resolution.get()
-    if resolution is not None:
-        with _RESOLVE:
-            resolution.identity = ModelIdentity.from_config(*config)
+    running = _running_get_llm()
+    if running is not None and running.registry is instance:
+        with _RESOLVE_GUARD:
+            running.identity = ModelIdentity.from_config(*config)
     return config
 
 
 def get_llm(wrapped: Callable[..., Any], instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Wrap ``ModelForgeRegistry.get_llm``."""
     telemetry = active_telemetry()
-    outer = _resolution.get()
-    asked = args
+    outer = _running_get_llm()
+    arguments = args
     if instance is None and args:
         # Called as a plain function, by a wrapper that took it out of the class.
-        instance, *asked = args
-    # The second happens where another wrapper kept ours alive through an uninstrument() and an instrument().
+        instance, *arguments = args
+    # A wrapper on top may have kept ours alive through an uninstrument() and an instrument(), and then ours runs twice.
     if telemetry is None or (outer is not None and outer.registry is instance) or not is_instrumentation_enabled():
         return wrapped(*args, **kwargs)
-    resolution = _Resolution(instance)
-    resolving = _resolution.set(resolution)
-    span: Span | None = None
-    current = None
-    try:
-        with _START:
-            span = _start_span(telemetry, asked, kwargs)
-            current = attach(set_span_in_context(span))
+    running = _GetLLM(telemetry, instance)
+    with running, running:
+        with _START_GUARD:
+            running.start(arguments, kwargs)
         llm = wrapped(*args, **kwargs)
-    except BaseException as error:
-        if span is not None:
-            with _DESCRIBE:
-                _describe(span, resolution.identity)
-                record_error(span, error, resolution.identity.secrets if resolution.identity is not None else ())
-        raise
-    else:
-        identity = resolution.identity
-        with _RESOLVE:
-            if identity is not None and (client := _client(llm)) is not None:
-                identity = identity.of_client(client)
-        if span is not None:
-            with _DESCRIBE:
-                _describe(span, identity)
-                span.set_attribute(MODELFORGE_ENHANCED, _is_enhanced(llm))
-    finally:
-        if current is not None:
-            detach(current)
-        _resolution.reset(resolving)
-        if span is not None:
-            with _END:
-                span.end()
-    # After the span's end: what a price takes to find is not what get_llm took.
-    if identity is not None and _is_model(llm):
-        with _INJECT:
-            _instrument_model(llm, telemetry, identity, span)
+        running.resolve(llm)
+    # After the span's end, because get_llm itself does not look for a price.
+    if _is_model(llm):
+        with _INJECT_GUARD:
+            running.instrument_model(llm)
     return llm
-
-
-# ModelForge warns at the line that calls get_llm (stacklevel=2), which is not ours. The warnings module steps over the
-# import system's frames, and knows them by such a name.
-get_llm.__code__ = get_llm.__code__.replace(co_filename=f"<{__name__}, passed over like importlib._bootstrap>")
-
-
-def _start_span(telemetry: Telemetry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Span:
-    configuration = telemetry.configuration
-    attributes: dict[str, AttributeValue] = dict(configuration.attributes)
-    asked = dict(zip(("provider_name", "model_alias"), args, strict=False)) | dict(kwargs)
-    for attribute, name in ((MODELFORGE_PROVIDER, "provider_name"), (MODELFORGE_MODEL, "model_alias")):
-        if isinstance(value := asked.get(name), str) and value:
-            attributes[attribute] = value
-    attributes.update(baggage_attributes(configuration.baggage_keys))
-    return telemetry.tracer.start_span(SPAN_GET_LLM, kind=SpanKind.INTERNAL, attributes=attributes)
-
-
-def _describe(span: Span, identity: ModelIdentity | None) -> None:
-    if identity is not None and span.is_recording():
-        span.set_attributes(identity.attributes())
 
 
 def _is_model(llm: object) -> TypeGuard[BaseChatModel]:
@@ -148,15 +171,6 @@ def _is_enhanced(llm: object) -> bool:
     # Absent before model-forge-llm 2.1.
     enhanced = getattr(modules.get("modelforge.enhanced_llm"), "EnhancedLLM", None)
     return enhanced is not None and isinstance(llm, enhanced)
-
-
-def _instrument_model(llm: BaseChatModel, telemetry: Telemetry, identity: ModelIdentity, span: Span | None) -> None:
-    """Add the callback to ``llm`` and to the model an ``EnhancedLLM`` wraps."""
-    created_by: SpanContext | None = span.get_span_context() if span is not None else None
-    callback = OpenTelemetryCallback.for_model(telemetry, identity, created_by, vars(llm).get("_metadata"))
-    for model in {id(model): model for model in (_client(llm), llm) if model is not None}.values():
-        # Past pydantic, and past EnhancedLLM, whose setter would only reach the model it wraps.
-        vars(model)["callbacks"] = _with_callback(model.callbacks, callback)
 
 
 def _with_callback(

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 from uuid import UUID
+
+from langchain_core.messages import BaseMessage
 
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.util.types import AttributeValue
@@ -21,7 +23,7 @@ from .semconv import (
     OUTPUT_SPEECH,
     OUTPUT_TEXT,
 )
-from .values import count, encodable, integer, items, mapping, text
+from .values import NOTHING, count, encodable, integer, items, mapping, text
 
 try:
     from opentelemetry.util.genai._conversation_context import get_ambient_conversation_id
@@ -122,64 +124,71 @@ _PROMPT_VERSION: Final = "lc_hub_commit_hash"
 _CONVERSATION_KEYS: Final = ("thread_id", "session_id", "conversation_id")
 
 
-def request_attributes(
-    provider: Provider,
-    params: Mapping[str, object] | None,
-    metadata: Mapping[str, object] | None,
-    client: Mapping[str, object],
-) -> dict[str, AttributeValue]:
-    """Return the request attributes of the inference span, without the parameters that the request does not have.
+class Request(NamedTuple):
+    """One call's request, as LangChain tells of it when a run starts."""
 
-    :param params: ``invocation_params`` of ``on_chat_model_start``.
-    :param metadata: the run's metadata, which may name the conversation and the prompt.
-    :param client: the fields of the LangChain model that runs the call; empty where it is not known.
-    """
-    attributes: dict[str, AttributeValue] = {}
-    for parameters in provider.request_parameters(params or {}, client):
-        for name, value in parameters.items():
-            if value is not None and (parameter := _PARAMETERS.get(name)):
-                attribute, check = parameter
-                if (checked := check(value)) is not None:
-                    attributes[attribute] = checked
-    if conversation := _conversation(metadata or {}):
-        attributes[gen_ai.GEN_AI_CONVERSATION_ID] = conversation
-    if metadata and (prompt := text(metadata.get(_PROMPT_NAME))):
-        attributes[gen_ai.GEN_AI_PROMPT_NAME] = prompt
-        if version := text(metadata.get(_PROMPT_VERSION)):
-            attributes[GEN_AI_PROMPT_VERSION] = version
-    return attributes
+    run_id: UUID
+    prompt: Sequence[BaseMessage] | Sequence[str]
+    params: Mapping[str, object] = NOTHING
+    """``invocation_params``."""
+    metadata: Mapping[str, object] = NOTHING
+    tags: Sequence[str] | None = None
+    run_name: str | None = None
+    client: Mapping[str, object] = NOTHING
+    """The fields of the LangChain model that runs the call; empty where it is not known."""
+    streaming: bool = False
 
+    def model(self) -> str | None:
+        """Return the model name that this one call sends, or None where the parameters do not tell."""
+        model = text(self.params.get("model")) or text(self.params.get("model_name"))
+        # Google's client puts the resource's collection in front.
+        return model.removeprefix("models/") if model else None
 
-def requested_model(params: Mapping[str, object] | None) -> str | None:
-    """Return the model name this one call sends, or None when the parameters do not tell."""
-    if not params:
-        return None
-    model = text(params.get("model")) or text(params.get("model_name"))
-    # Google's client puts the resource's collection in front.
-    return model.removeprefix("models/") if model else None
+    def attributes(self, kind: Provider) -> dict[str, AttributeValue]:
+        """Return the request attributes of the inference span, without the parameters that the request does not have.
 
+        :param kind: the kind of client that sends the request.
+        """
+        attributes: dict[str, AttributeValue] = {}
+        for parameters in kind.request_parameters(self.params, self.client):
+            for name, value in parameters.items():
+                if value is not None and (parameter := _PARAMETERS.get(name)):
+                    attribute, check = parameter
+                    if (checked := check(value)) is not None:
+                        attributes[attribute] = checked
+        metadata = self.metadata
+        if conversation := _conversation(metadata):
+            attributes[gen_ai.GEN_AI_CONVERSATION_ID] = conversation
+        if prompt := text(metadata.get(_PROMPT_NAME)):
+            attributes[gen_ai.GEN_AI_PROMPT_NAME] = prompt
+            if version := text(metadata.get(_PROMPT_VERSION)):
+                attributes[GEN_AI_PROMPT_VERSION] = version
+        return attributes
 
-def metadata_attributes(
-    keys: Iterable[str], metadata: Mapping[str, object] | None, tags: object, run_name: object
-) -> dict[str, AttributeValue]:
-    """Return the entries of a run's metadata that ``keys`` names, as span attributes under their own keys.
+    def metadata_attributes(self, keys: Iterable[str]) -> dict[str, AttributeValue]:
+        """Return the entries of the run's metadata that ``keys`` names, as attributes under their own keys.
 
-    Strings, booleans, numbers, UUIDs and lists of one of these kinds are copied; entries of other kinds are left out.
+        Strings, booleans, numbers, UUIDs and lists of one of these types are copied; entries of other types are left
+        out.
 
-    :param keys: the option ``metadata_keys``. ``tags`` and ``run_name`` stand for the run's own tags and name, which
-        become ``modelforge.tags`` and ``modelforge.run_name``.
-    """
-    attributes: dict[str, AttributeValue] = {}
-    for key in keys:
-        if key == "tags":
-            name, value = MODELFORGE_TAGS, _strings(tags)
-        elif key == "run_name":
-            name, value = MODELFORGE_RUN_NAME, text(run_name)
-        else:
-            name, value = key, _attribute_value(metadata.get(key)) if metadata else None
-        if value is not None:
-            attributes[name] = value
-    return attributes
+        :param keys: ``tags`` and ``run_name`` stand for the run's own tags and name, which become ``modelforge.tags``
+            and ``modelforge.run_name``.
+        """
+        attributes: dict[str, AttributeValue] = {}
+        for key in keys:
+            if key == "tags":
+                name, value = MODELFORGE_TAGS, _strings(self.tags)
+            elif key == "run_name":
+                name, value = MODELFORGE_RUN_NAME, text(self.run_name)
+            else:
+                name, value = key, _attribute_value(self.metadata.get(key))
+            if value is not None:
+                attributes[name] = value
+        return attributes
+
+    def hook_parameters(self) -> dict[str, object]:
+        """Return the parameters for the request hook: the request's own over the run's metadata, tags and name."""
+        return {"metadata": self.metadata, "tags": self.tags, "run_name": self.run_name, **self.params}
 
 
 def _conversation(metadata: Mapping[str, object]) -> str | None:

@@ -1,0 +1,53 @@
+"""A thread that ends the calls of dropped streams, since a destructor must not.
+
+A destructor may run inside a garbage collection, and so inside code that holds a lock that ending a span takes.
+``queue.SimpleQueue.put`` is reentrant and documented for use in destructors.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from logging import getLogger
+from queue import SimpleQueue
+from threading import Thread
+
+_logger = getLogger(__name__)
+
+_ends: SimpleQueue[Callable[[], None]] = SimpleQueue()
+_running = False
+
+
+def end_soon(end: Callable[[], None]) -> None:
+    """Have ``end`` called soon in another thread."""
+    _ends.put(end)
+
+
+def start_thread() -> None:
+    """Start the thread, unless it runs. A stream calls this when it is created: a destructor can start no thread."""
+    global _running  # noqa: PLW0603
+    if not _running:
+        # Without a thread, as at the interpreter's shutdown, the calls are ended at exit.
+        with suppress(RuntimeError):
+            Thread(target=_end_each, name="modelforge-dropped-streams", daemon=True).start()
+            _running = True
+
+
+def _end_each() -> None:
+    while True:
+        end = _ends.get()
+        try:
+            end()
+        except Exception:
+            _logger.exception("Telemetry fault while ending a dropped stream; the application is not affected")
+        # Otherwise the last call would be kept until the next.
+        del end
+
+
+def _forget() -> None:
+    global _ends, _running  # noqa: PLW0603
+    _ends, _running = SimpleQueue(), False
+
+
+if hasattr(os, "register_at_fork"):
+    # The parent process ends its own calls, and its thread is not in the child.
+    os.register_at_fork(after_in_child=_forget)

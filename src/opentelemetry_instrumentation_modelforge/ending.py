@@ -1,0 +1,98 @@
+"""How a call ended: its outcome, what it brought, and the attributes that both become."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from langchain_core.outputs import LLMResult
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
+from opentelemetry.semconv.attributes import error_attributes
+from opentelemetry.util.types import AttributeValue
+
+from .errors import error_type
+from .estimate import estimated_usage
+from .model import Model
+from .request import Request
+from .response import Response
+from .semconv import (
+    GEN_AI_USAGE_COST_AMOUNT,
+    GEN_AI_USAGE_COST_CURRENCY,
+    GEN_AI_USAGE_COST_SOURCE,
+    MODELFORGE_OUTCOME,
+    MODELFORGE_RESPONSE_CHUNK_COUNT,
+    MODELFORGE_USAGE_ESTIMATED,
+    MODELFORGE_USAGE_REFERENCE_COST,
+)
+
+Outcome = Literal["completed", "failed", "cancelled", "closed", "abandoned"]
+"""With its answer, with an error, cancelled, as a stream that its consumer left, or never."""
+
+
+class Ending(NamedTuple):
+    """How a call ended, and what LangChain made of its answer."""
+
+    outcome: Outcome
+    generations: Sequence[object] = ()
+    llm_output: object = None
+    error: BaseException | None = None
+    result: LLMResult | None = None
+    """What LangChain gives to its callbacks, where it has."""
+
+    def error_type(self, response: Response) -> str | None:
+        """Return the ``error.type`` of the call, or None where it did not fail."""
+        return response.error if self.error is None else error_type(self.error)
+
+    def llm_result(self) -> LLMResult:
+        """Return what LangChain gives to its callbacks."""
+        return self.result or LLMResult.model_construct(
+            generations=[list(self.generations)], llm_output=self.llm_output
+        )
+
+    def attributes(
+        self, model: Model, request: Request, response: Response, cost: float | None
+    ) -> dict[str, AttributeValue]:
+        """Return the attributes of the inference span that are known when the call has ended.
+
+        :param cost: of the call, in US dollars.
+        """
+        failed = self.outcome == "completed" and response.error is not None
+        attributes: dict[str, AttributeValue] = {MODELFORGE_OUTCOME: "failed" if failed else self.outcome}
+        if (error := self.error_type(response)) is not None:
+            attributes[error_attributes.ERROR_TYPE] = error
+        attributes.update(response.attributes())
+        usage = response.usage
+        estimate = model.telemetry.configuration.estimate_tokens and not response.cached
+        if usage is None and self.generations and estimate:
+            usage = estimated_usage(request.prompt, self.generations)
+            attributes.update(usage.attributes())
+            attributes[MODELFORGE_USAGE_ESTIMATED] = True
+        if usage is not None and (reference := model.reference_price(usage)) is not None:
+            attributes[MODELFORGE_USAGE_REFERENCE_COST] = reference
+        if cost is not None:
+            attributes.update(cost_attributes(cost, response))
+        return attributes
+
+
+def cost_attributes(cost: float, response: Response) -> dict[str, AttributeValue]:
+    """Return the attributes of what a call cost, in US dollars.
+
+    The draft convention of open-telemetry/semantic-conventions-genai#443.
+    """
+    return {
+        GEN_AI_USAGE_COST_AMOUNT: cost,
+        GEN_AI_USAGE_COST_CURRENCY: "USD",
+        GEN_AI_USAGE_COST_SOURCE: "local" if response.cost is None else "provider",
+    }
+
+
+def stream_attributes(chunks: int, time_to_first_chunk: float | None) -> dict[str, AttributeValue]:
+    """Return the attributes of a stream.
+
+    :param time_to_first_chunk: in seconds; None where no chunk came.
+    """
+    attributes: dict[str, AttributeValue] = {
+        gen_ai.GEN_AI_REQUEST_STREAM: True,
+        MODELFORGE_RESPONSE_CHUNK_COUNT: chunks,
+    }
+    if time_to_first_chunk is not None:
+        attributes[gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = time_to_first_chunk
+    return attributes

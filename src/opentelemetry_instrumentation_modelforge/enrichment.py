@@ -1,0 +1,78 @@
+"""A call that another GenAI instrumentation has the span of: what ModelForge alone knows is added to that span."""
+
+from typing import Final
+from uuid import UUID
+
+from opentelemetry.context import get_current
+from opentelemetry.trace import get_current_span
+
+from .call import Call, open_calls
+from .coexistence import OuterInference, publish
+from .ending import Ending, cost_attributes
+from .model import Model, baggage_attributes
+from .otel_utils import Guard
+from .response import Response
+from .semconv import MODELFORGE_RESPONSE_CACHED
+
+_REPORT_GUARD: Final = Guard("reporting to another instrumentation")
+
+
+class Enrichment(Call):
+    """A call that another GenAI instrumentation has a span for: it adds what only ModelForge knows."""
+
+    __slots__ = ("_caller", "_outer")
+
+    def __init__(self, model: Model, run_id: UUID, outer: OuterInference) -> None:
+        super().__init__(model, run_id)
+        self._outer = outer
+        self._caller = get_current()
+
+    def start(self) -> None:
+        """Open the call, and report the names of its model."""
+        try:
+            open_calls[id(self)] = self
+            self._publish(Response())
+        except BaseException:
+            open_calls.pop(id(self), None)
+            raise
+
+    def chunk(self, chunk: object) -> None:
+        """Report a stream's usage when the chunk comes that has it: the other instrumentation ends its span before."""
+        with _REPORT_GUARD:
+            self.answer.add_chunk(chunk)
+            # Ollama's usage is in the chunk's own information.
+            if getattr(getattr(chunk, "message", None), "usage_metadata", None) or getattr(
+                chunk, "generation_info", None
+            ):
+                self._publish(self.answer.response((chunk,), None))
+
+    def _finish(self, ending: Ending) -> None:
+        with _REPORT_GUARD:
+            if ending.error is not None:
+                self.answer.add_error(ending.error)
+            response = self.answer.response(ending.generations, ending.llm_output)
+            cost = self._publish(response)
+            if cost is not None:
+                # The other instrumentation has no such metric.
+                attributes = {
+                    **self._model.metric_attributes,
+                    **baggage_attributes(self._model.telemetry.configuration.metric_baggage_keys, self._caller),
+                }
+                span = get_current_span(self._caller).get_span_context()
+                self._model.telemetry.cost.record(cost, attributes, span)
+
+    def _publish(self, response: Response) -> float | None:
+        """Report what is known by now, and return the cost of the call in US dollars."""
+        cost = self._model.price(response)
+        data = self._outer.data()
+        if data is not None:
+            publish(data, response)
+            data.attributes.update(self._model.modelforge_attributes)
+            data.attributes.update(
+                baggage_attributes(self._model.telemetry.configuration.baggage_keys, self._caller)
+            )
+            if cost is not None:
+                data.attributes.update(cost_attributes(cost, response))
+            if response.cached:
+                data.attributes[MODELFORGE_RESPONSE_CACHED] = True
+        return cost

@@ -1,0 +1,278 @@
+"""The streams of a model: proxies of LangChain's generators that make the call's span current during each step.
+
+A generator around the generator would be a second one for the garbage collector and the event loop to close, each in its
+own way and time.
+
+A stream's first step, in order:
+
+1. ``Stream.__next__`` (or ``AsyncStream.__anext__``) attaches a context with its ``StreamFrame``.
+2. LangChain's generator runs until it tells the callbacks that the run starts, inline in this very step.
+3. ``OpenTelemetryCallback`` starts a call and hands it to the current frame.
+4. ``StreamFrame.enter`` attaches the call's context. From here on the provider works under the call's span.
+5. The first chunk comes, and the step ends: it restores the context that was current before.
+6. Each later step attaches the call's context by itself. Between two steps the consumer's own context is current.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextvars import Token
+from functools import wraps
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Self
+from uuid import UUID
+
+from opentelemetry.context import Context, attach, get_current
+from opentelemetry.trace import get_current_span
+
+from .call import Call, context_without_call
+from .dropped import start_thread
+from .execution import Frame, restore
+
+P = ParamSpec("P")
+
+
+class StreamFrame(Frame):
+    """A running ``stream`` or ``astream``: the one call it starts.
+
+    It is apart from the generator, because a context that is copied during a step keeps the frame.
+    """
+
+    __slots__ = ("_created_in", "call", "context")
+
+    streaming: Final = True
+
+    def __init__(self, model: object) -> None:
+        super().__init__(model)
+        self.call: Call | None = None
+        self.context: Context | None = None
+        """The call's, once it is known. While it is None a step takes the long way."""
+        self._created_in: Context | None = get_current()
+
+    def call_of(self, run_id: UUID) -> Call | None:
+        return self.call if self.call is not None and self.call.run_id == run_id else None
+
+    def adopt(self, call: Call) -> None:
+        if self.call is None:
+            self.call = call
+
+    def enter(self, call: Call) -> None:
+        if self.call is call:
+            self.context = call.context
+            # Not detached here: the step, in whose frame this runs, restores the context from before it.
+            attach(call.context_over(get_current()))
+
+    def step_context(self) -> Context:
+        """Return the context for a step of a call without a context of its own, or for the first step."""
+        current = get_current()
+        if self.call is not None:
+            return self.call.context_over(current)
+        created_in, self._created_in = self._created_in, None
+        if created_in is None or get_current_span(current).get_span_context().is_valid:
+            created_in = current
+        # A web framework may iterate after the request's handler, when no span is current.
+        return self.context_over(context_without_call(created_in))
+
+    def leave(self, error: BaseException, generator: Any) -> None:
+        """End the call if ``error`` has ended the stream and LangChain has not ended the call.
+
+        An error of a second step at the same time leaves the stream running.
+        """
+        over = getattr(generator, "gi_frame", None) is None and getattr(generator, "ag_frame", None) is None
+        if over or not isinstance(error, Exception):
+            if self.call is not None:
+                self.call.fail(error)
+            self.release()
+
+    def close(self) -> None:
+        """End the call if LangChain has not ended it, now that the generator is closed."""
+        if self.call is not None:
+            self.call.close()
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the call: an application may keep a stream that is over, and need not keep its prompt."""
+        self.call = self.context = self._created_in = None
+        self.over = True
+
+
+class _Step:
+    """One step of a stream, by the long way."""
+
+    __slots__ = ("_first", "_frame", "_generator", "_token")
+
+    def __init__(self, frame: StreamFrame, generator: Any) -> None:
+        self._frame = frame
+        self._generator = generator
+        self._first = frame.call is None
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> None:
+        if self._token is None:
+            self._token = attach(self._frame.context or self._frame.step_context())
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        frame = self._frame
+        if self._token is not None:
+            self._token = restore(self._token)
+        if error is not None:
+            frame.leave(error, self._generator)
+        elif self._first:
+            # Without a call, the model has no callback of ours or nobody records.
+            frame.over = frame.call is None
+
+
+class _StreamProxy:
+    """A proxy of a generator of LangChain's.
+
+    :param generator: LangChain's.
+    :param model: the LangChain model that streams.
+    """
+
+    __slots__ = ("__weakref__", "_frame", "_generator")
+
+    def __init__(self, generator: Any, model: object) -> None:
+        self._generator = generator
+        self._frame = StreamFrame(model)
+        start_thread()
+
+    @property
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._generator.__class__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+    def __repr__(self) -> str:
+        return repr(self._generator)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._generator.__reduce_ex__(protocol)
+
+    def __del__(self) -> None:
+        call = self._frame.call
+        if call is not None:
+            try:
+                self._close_dropped()
+            finally:
+                call.drop()
+
+    def _close_dropped(self) -> None:
+        """Close the generator where nothing else can restore the context that closing it changes."""
+
+
+class Stream(_StreamProxy):
+    """The generator of ``stream``."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        frame = self._frame
+        if frame.context is None:
+            return next(self._generator) if frame.over else self._step(next, self._generator)
+        # The short way of _step.
+        token = None
+        try:
+            try:
+                token = attach(frame.context)
+                return next(self._generator)
+            finally:
+                token = token and restore(token)
+        except BaseException as error:
+            if token is not None:
+                restore(token)
+            frame.leave(error, self._generator)
+            raise
+
+    def send(self, value: Any) -> Any:
+        """Resume the generator with ``value``."""
+        return self._step(self._generator.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        """Resume the generator with an exception."""
+        try:
+            return self._step(self._generator.throw, *error)
+        finally:
+            del error
+
+    def close(self) -> None:
+        """Close the generator."""
+        self._step(self._generator.close)
+        self._frame.close()
+
+    def _step(self, resume: Callable[..., Any], *args: Any) -> Any:
+        step = _Step(self._frame, self._generator)
+        try:
+            with step, step:
+                return resume(*args)
+        finally:
+            # An exception that was thrown in must not live on in the traceback that it gets here.
+            del args
+
+    def _close_dropped(self) -> None:
+        # A provider's client may keep a context attached in a generator of its own. At its end it restores the context
+        # from before, which is the call's.
+        if not self._generator.gi_running:
+            before = get_current()
+            try:
+                self._generator.close()
+            finally:
+                # CPython 3.11 may collect garbage in the middle of setting a context variable, and setting one here
+                # then corrupts it. So only a context that has changed is restored.
+                if get_current() is not before:
+                    attach(before)
+
+
+class AsyncStream(_StreamProxy):
+    """The generator of ``astream``. The event loop closes a dropped one, in a task with a context of its own."""
+
+    __slots__ = ()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[Any]:
+        return self._generator.__anext__() if self._frame.over else self._step(self._generator.__anext__)
+
+    def asend(self, value: Any) -> Awaitable[Any]:
+        """Resume the generator with ``value``."""
+        return self._step(self._generator.asend, value)
+
+    def athrow(self, *error: Any) -> Awaitable[Any]:
+        """Resume the generator with an exception."""
+        return self._step(self._generator.athrow, *error)
+
+    async def aclose(self) -> None:
+        """Close the generator."""
+        await self._step(self._generator.aclose)
+        self._frame.close()
+
+    async def _step(self, resume: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        step = _Step(self._frame, self._generator)
+        try:
+            with step, step:
+                return await resume(*args)
+        finally:
+            # An exception that was thrown in must not live on in the traceback that it gets here.
+            del args
+
+
+def stream(wrapped: Callable[P, object]) -> Callable[P, Stream]:
+    """Wrap ``BaseChatModel.stream``."""
+
+    @wraps(wrapped)
+    def stream(*args: P.args, **kwargs: P.kwargs) -> Stream:
+        return Stream(wrapped(*args, **kwargs), args[0] if args else None)
+
+    return stream
+
+
+def astream(wrapped: Callable[P, object]) -> Callable[P, AsyncStream]:
+    """Wrap ``BaseChatModel.astream``."""
+
+    @wraps(wrapped)
+    def astream(*args: P.args, **kwargs: P.kwargs) -> AsyncStream:
+        return AsyncStream(wrapped(*args, **kwargs), args[0] if args else None)
+
+    return astream
