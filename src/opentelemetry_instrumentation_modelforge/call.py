@@ -29,7 +29,7 @@ from .coexistence import Enclosed, Enclosing, enclosing_context, publish
 from .content import ContentCapture
 from .measurement import MOST_IN_SERIES, exemplar_context
 from .otel_utils import Guard
-from .redaction import without_credentials, without_quotations
+from .redaction import without_credentials
 from .request import request_attributes
 from .response import Response, Usage, is_of_another_run, read_response
 from .semconv import (
@@ -566,7 +566,7 @@ def record_error(span: Span, error: BaseException, secrets: Sequence[str], said:
         text = str(error)
     except Exception:  # noqa: BLE001 - in the words of the traceback module, which meets the same below.
         text = "<exception str() failed>"
-    message = without_quotations(without_credentials(text, secrets), said)
+    message = without_credentials(text, secrets)
     span.set_status(StatusCode.ERROR, message)
     stacktrace = without_credentials("".join(format_exception(error)), secrets)
     span.add_event(
@@ -574,7 +574,7 @@ def record_error(span: Span, error: BaseException, secrets: Sequence[str], said:
         {
             exception_attributes.EXCEPTION_TYPE: kind,
             exception_attributes.EXCEPTION_MESSAGE: message,
-            exception_attributes.EXCEPTION_STACKTRACE: without_quotations(stacktrace, said),
+            exception_attributes.EXCEPTION_STACKTRACE: stacktrace,
         },
     )
 
