@@ -62,24 +62,16 @@ _SHAPES: Final = tuple(
         ("ya29.", r"ya29\.[\w*.-]{6,}+"),
         # GitHub Copilot.
         ("tid=", r"\btid=[\w*-]{1,64}+ (?: ;[\w-]{1,32}+=[^\s\"';,]*+ )++"),
-        # The vendors' prefixes, with the * they mask keys with. Ordinary words follow "sk-" and "hf_", too.
-        (
-            "-",
-            rf"""(?={_PREFIX}-) {_WORD_START} {_PREFIX}-
-                (?: (?=[a-z_.-]{{0,16}}[A-Z0-9*]) [\w*.-]{{6,}}+ | [\w*.-]{{12,}}+ )""",
-        ),
-        (
-            "_",
-            rf"""(?={_PREFIX}_) {_WORD_START} {_PREFIX}_
-                (?: (?=[a-z_.-]{{0,16}}[A-Z0-9*]) [\w*.-]{{6,}}+ | [\w*.-]{{12,}}+ )""",
-        ),
-        # GitHub, LangSmith.
-        ("_", rf"(?=[Gg][Hh]|[Ll]) {_WORD_START} (?:{_any_case('gh')}[A-Za-z]_|{_any_case('lsv')}2_)[\w*]{{6,}}+"),
-        ("_", rf"(?=[Gg][Ii]) {_WORD_START} {_any_case('github_pat_')}[\w*]{{6,}}+"),
-        # Slack, GitLab.
-        ("-", rf"(?=[Xx][Oo]) {_WORD_START} {_any_case('xox')}[A-Za-z]-[\w*-]{{6,}}+"),
-        ("-", rf"(?=[Gg][Ll]) {_WORD_START} {_any_case('glpat', 'gldt', 'glrt', 'glcbt', 'glptt')}-[\w*.-]{{6,}}+"),
     )
+)
+
+# The vendors' prefixes, with the * they mask keys with. Ordinary words follow "sk-" and "hf_", too.
+_VENDOR: Final = _verbose(
+    rf"""(?= {_PREFIX}[-_] | {_any_case("gh", "lsv", "gi", "gl", "xo")} ) {_WORD_START}
+        (?: {_PREFIX}[-_] (?: (?=[a-z_.-]{{0,16}}[A-Z0-9*]) [\w*.-]{{6,}}+ | [\w*.-]{{12,}}+ )
+          | (?: {_any_case("gh")}[A-Za-z]_ | {_any_case("github_pat_", "lsv2_", "glpat-", "gldt-", "glrt-", "glptt-")}
+              | {_any_case("xox")}[A-Za-z]- ) [\w*.-]{{6,}}+
+        )"""
 )
 
 # Authorization without the header's name. "Bearer of news" and "basic usage" are prose.
@@ -95,11 +87,14 @@ _QUALIFIERS: Final = (
     "api access refresh auth session security bearer oauth client private signing encryption master account shared "
     "subscription service secret webhook amz goog"
 ).split()
-_QUALIFIED: Final = "|".join(
-    [f"(?<={_any_case(word)})|(?<={_any_case(word)}[ _.-])" for word in _QUALIFIERS]
-    # A URL's query, also escaped, and environment variables.
-    + [r"(?<=[?&])", "(?<=amp;)", "(?<=u0026)", "(?<=%26)", "(?<=%3[Ff])", "(?<=[A-Z0-9]_)(?=[A-Z]{3})"]
-)
+_QUALIFIED: Final = rf"""(?:
+    # A URL's query, also escaped.
+    (?<=[?&]) | (?<=[;6Ff]) (?: (?<=amp;) | (?<=u0026) | (?<=%26) | (?<=%3[Ff]) )
+    # An environment variable.
+  | (?<=[A-Z0-9]_) (?=[A-Z]{{3}})
+  | (?<=[ _.-]) (?: {"|".join(f"(?<={_any_case(word)}[ _.-])" for word in _QUALIFIERS)} )
+  | (?<=[A-Za-z]) (?: {"|".join(f"(?<={_any_case(word)})" for word in _QUALIFIERS)} )
+)"""
 _NAMES: Final = _any_case("key", "token", "secret", "sig", "passw", "passp", "passc", "pwd", "auth", "cookie", "cred")
 _NAME: Final = rf"""
     (?={_NAMES}) (?P<qualified>{_QUALIFIED})?+
@@ -179,6 +174,8 @@ def without_credentials(text: str, secrets: Iterable[str] = (), limit: int | Non
     for hint, shape in _SHAPES[1:]:
         if hint in text:
             text = shape.sub(REDACTED, text)
+    if "-" in text or "_" in text:
+        text = _VENDOR.sub(REDACTED, text)
     # What the cut has left of a credential at the end is not recognized.
     return text if limit is None else text[: max(len(text) - margin, 0) if margin else None][:limit]
 
