@@ -1,93 +1,327 @@
-"""What in a text is a credential, or a quotation."""
+"""Credentials in text, headers and URLs: finding and replacing them.
+
+Each pattern scans a text once and looks back and ahead no further than a bound, so the time is linear in the text's
+length. Possessive quantifiers keep a failed match from being tried again with less.
+"""
 
 import re
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from ipaddress import ip_address
+from itertools import islice
+from typing import Final, cast
+from urllib.parse import quote, quote_plus, urlsplit
 
-from .otel_utils import encodable
+from .values import encodable
 
 REDACTED: Final = "[REDACTED]"
 
 # A secret shorter than this is a placeholder ("none", "x") whose letters occur in any text.
 _SHORTEST_SECRET: Final = 4
+_LONGEST_SECRET: Final = 8192
+_MOST_HEADERS: Final = 128
+_MARGIN: Final = 4096
+"""Characters scanned beyond a limit, so that the limit does not cut a credential in half."""
 
-_SHORTEST_QUOTATION: Final = 4
-_WINDOW: Final = 8
 
-_CREDENTIAL: Final = re.compile(
-    r"""
-    # an Authorization header's scheme
-    (?P<keep> \b(?:Bearer|Basic)\s+ )
-        (?!\[REDACTED\]) [^\s"',]+
-    # a URL's userinfo
-  | (?P<url> :// )
-        (?!\[REDACTED\]@) [^/\s"'?\#]+ (?=@)
-    # a URL's query; a header, a field or a query that says so
-  | (?P<field>
-        [?&](?:key|(?:access_|auth_)?token|sig|password|secret|(?:[\w-]*-)?(?:signature|credential|security-token))=
-      | \b(?:x-)?(?:goog-)?api[_-]?key["']?\s*[:=]\s*["']?
+def _any_case(*words: str) -> str:
+    # Sets are several times faster than re.IGNORECASE, with which re does not check a branch's first character.
+    spelled = ("".join(f"[{c.upper()}{c}]" if c.isalpha() else c for c in word) for word in words)
+    return f"(?:{'|'.join(spelled)})"
+
+
+def _verbose(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.VERBOSE)
+
+
+_NEW: Final = r"(?!\[REDACTED\])"
+# JSON, URLs and Python's repr() write a line break, a space or a quote before a credential with letters and digits.
+_AFTER_ESCAPE: Final = r"(?<=\\[nrt]) | (?<=\\u[0-9A-Fa-f]{4}) | (?<=\\x[0-9A-Fa-f]{2}) | (?<=%[0-9A-Fa-f]{2})"
+_WORD_START: Final = rf"(?: (?<![A-Za-z0-9_]) | {_AFTER_ESCAPE} )"
+
+_PREFIX: Final = _any_case(
+    "sk", "pk", "rk", "xai", "gsk", "hf", "tgp", "r8", "fw", "csk", "pplx", "nvapi", "tvly", "npm", "pypi"
+)
+_SHAPES: Final = tuple(
+    (hint, _verbose(pattern))
+    for hint, pattern in (
+        # A PEM block, also with its line breaks escaped or its end missing.
+        (
+            "-----BEGIN",
+            r"""-----BEGIN[ ][A-Z0-9 ]{1,40}-----
+                (?: [A-Za-z0-9+/=\s:,.\\]++ | -(?!----) )*+
+                (?: -----END[ ][A-Z0-9 ]{1,40}----- )?+""",
+        ),
+        # A JSON Web Token.
+        ("eyJ", rf"(?=eyJ) (?: (?<![\w-]) | {_AFTER_ESCAPE} ) [\w-]{{8,}}+ (?:\.[\w-]*+)++"),
+        # AWS.
+        ("AKIA", rf"(?=AKIA) {_WORD_START} [A-Z0-9]{{16,}}+"),
+        ("ASIA", rf"(?=ASIA) {_WORD_START} [A-Z0-9]{{16,}}+"),
+        # Google.
+        ("AIza", r"AIza[\w*-]{6,}+"),
+        ("ya29.", r"ya29\.[\w*.-]{6,}+"),
+        # GitHub Copilot.
+        ("tid=", r"\btid=[\w*-]{1,64}+ (?: ;[\w-]{1,32}+=[^\s\"';,]*+ )++"),
     )
-        (?!\[REDACTED\]) [^\s"'&,;)}\]]+
-    # the vendors' key prefixes, with the * they mask them with; GitHub's tokens; Google's keys
-  | \b(?:sk|pk|rk|xai|gsk|hf|tgp|r8|fw|csk|pplx|nvapi)[-_][\w*.-]{6,}
-  | \b(?:gh[a-z]_|github_pat_)[\w*]{6,}
-  | \bAIza[\w*-]{6,}
-    """,
-    re.VERBOSE | re.IGNORECASE,
+)
+
+# The vendors' prefixes, with the * they mask keys with. Ordinary words follow "sk-" and "hf_", too.
+_VENDOR: Final = _verbose(
+    rf"""(?= {_PREFIX}[-_] | {_any_case("gh", "lsv", "gi", "gl", "xo")} ) {_WORD_START}
+        (?: {_PREFIX}[-_] (?: (?=[a-z_.-]{{0,16}}[A-Z0-9*]) [\w*.-]{{6,}}+ | [\w*.-]{{12,}}+ )
+          | (?: {_any_case("gh")}[A-Za-z]_ | {_any_case("github_pat_", "lsv2_", "glpat-", "gldt-", "glrt-", "glptt-")}
+              | {_any_case("xox")}[A-Za-z]- ) [\w*.-]{{6,}}+
+        )"""
+)
+
+# Authorization without the header's name. "Bearer of news" and "basic usage" are prose.
+_SCHEME_AND_VALUE: Final = _verbose(
+    rf"""(?P<keep> (?=[Bb][AaEe]) {_WORD_START} {_any_case("bearer", "basic")} (?:[ \t]{{1,8}}+|%20|\\u0020|\+) ) {_NEW}
+        (?= [\w.~+/=;:-]{{0,64}}? (?: [0-9=] | [a-z][A-Z] ) | [\w.~+/=-]{{20}} )
+        [^\s"',\\<>]++"""
+)
+
+# --- Fields, headers, parameters and variables, told by their names ---
+
+_QUALIFIERS: Final = (
+    "api access refresh auth session security bearer oauth client private signing encryption master account shared "
+    "subscription service secret webhook amz goog"
+).split()
+_QUALIFIED: Final = rf"""(?:
+    # A URL's query, also escaped.
+    (?<=[?&]) | (?<=[;6Ff]) (?: (?<=amp;) | (?<=u0026) | (?<=%26) | (?<=%3[Ff]) )
+    # An environment variable.
+  | (?<=[A-Z0-9]_) (?=[A-Z]{{3}})
+  | (?<=[ _.-]) (?: {"|".join(f"(?<={_any_case(word)}[ _.-])" for word in _QUALIFIERS)} )
+  | (?<=[A-Za-z]) (?: {"|".join(f"(?<={_any_case(word)})" for word in _QUALIFIERS)} )
+)"""
+_NAMES: Final = _any_case("key", "token", "secret", "sig", "passw", "passp", "passc", "pwd", "auth", "cookie", "cred")
+_NAME: Final = rf"""
+    (?={_NAMES}) (?P<qualified>{_QUALIFIED})?+
+    (?: (?P<authorization> {_any_case("authorization")} )
+      | (?P<cookie> {_any_case("cookie")} )
+      | (?P<strong> {_any_case("password", "passwd", "passphrase", "passcode")} | {_any_case("pwd")}(?!["']?[ ]?[=:][ ]?/) )
+      | (?P<secret> {_any_case("secret")} )
+      | (?P<token> {_any_case("token")} )
+      | (?(qualified)|(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))) {_any_case("key", "signature", "sig", "credentials", "credential")}
+    )"""
+_ANY_QUOTE: Final = r"(?: \\u0022 | \\{0,8}+[\"'] | &quot; | &\#3[49]; | %22 )"
+_EQUALS: Final = rf"(?: {_ANY_QUOTE}\]? )?+ [ \t]{{0,8}}+ (?: [:=]>? | :=| %3[AaDd] ) [ \t]{{0,8}}+"
+_SCHEMES: Final = _any_case(
+    "bearer", "basic", "token", "apikey", "api-key", "digest", "negotiate", "ntlm", "dpop", "hawk", "sharedkey"
+)
+# What follows a weak name is a credential only if it looks random. Words and numbers, joined by - or _, do not.
+_UNLIKE_WORDS: Final = r"(?! (?:[A-Za-z]++|[0-9]++) (?: [_-]++ (?:[A-Za-z]++|[0-9]++) )*+ (?![\w+~=-]) )"
+_RANDOM_16: Final = rf"(?= [\w+~=-]{{16}} ) (?= [\w+~=-]{{0,64}}? [0-9] ) {_UNLIKE_WORDS}"
+_RANDOM_8: Final = rf"(?= [\w.+/~-]{{8}} ) (?: (?= [\w.+/~-]{{0,64}}? [0-9] ) {_UNLIKE_WORDS} | (?= [\w.+/~-]{{20}} ) )"
+_VALUE: Final = rf"""
+    (?:{_any_case("secretstr")}\()?+ (?: [bB](?=\\{{0,8}}+["']) )?+
+    (?P<quoted> (?P<escaped> \\{{1,8}}+["'] ) | (?P<double>") | (?P<single>') | (?P<encoded> &quot;|&\#3[49];|\\u0022|%22 ) )?+
+    (?P<scheme> {_SCHEMES}(?:[ \t]{{1,8}}+|%20) )?+
+    )
+    {_NEW} (?! (?:None|null|true|false|True|False)\b )
+    (?(qualified) | (?(authorization) | (?(strong) |
+        (?(cookie) (?(quoted) | (?=[^\s=;,"']{{1,64}}=) ) |
+        (?(secret) (?(quoted) | (?: (?<==) | {_RANDOM_8} ) ) |
+        (?(token) (?:{_RANDOM_8}) | (?:{_RANDOM_16}) ) ) ) ) ) )
+    (?(double) (?: [^"\\\r\n]++ | \\. )++ |
+    (?(single) (?: [^'\\\r\n]++ | \\. )++ |
+    (?(escaped) (?: [^"'\\\r\n]++ | \\++(?!["']) )++ |
+    (?(encoded) [^&%\\\s"']++ |
+    (?(cookie) [^"'\r\n]++ |
+    (?(scheme) [^\s"',\\]++ |
+    (?(authorization) [^\s"',\\]++ (?: [ \t]{{1,8}}+ (?![\[]) [^\s"',\\]++ )?+ |
+    [^\s"'&,;)}}\]<>\\]++ ) ) ) ) ) ) )"""
+_FIELD: Final = _verbose(rf"(?P<keep> {_NAME} {_EQUALS} {_VALUE}")
+# A header as a tuple, and os.environ.get("NAME", "default").
+_PAIR: Final = _verbose(
+    rf"""(?P<keep> [(\[][ ]?[bB]?\\{{0,8}}+["'][\w.-]{{0,40}}? {_NAME} \\{{0,8}}+["'][ ]?,[ ]?
+        (?=[bB]?\\{{0,8}}+["']) {_VALUE}"""
+)
+
+_URL_START: Final = re.compile(r"(:\\{0,2}/\\{0,2}/)")
+_URL: Final = re.compile(r":\\{0,2}/\\{0,2}/[^\s\"'<>]++")
+_HOST_AND_PORT: Final = re.compile(r"(?:\[[^\]]*+\]|[^:]*+)(?::[0-9]{0,5})?")
+
+
+def without_credentials(text: str, secrets: Iterable[str] = (), limit: int | None = None) -> str:
+    """Return ``text`` with ``secrets`` and everything that looks like a credential replaced by ``[REDACTED]``.
+
+    Like every text of an attribute, the result can be encoded.
+
+    :param secrets: what to replace whatever it looks like, as it is, in one case, percent-encoded and in JSON.
+    :param limit: how many characters to return at most. Then the time depends on it and not on the text's length.
+    """
+    secrets = secrets if isinstance(secrets, tuple) else tuple(secrets)
+    own = _own_pattern(cast("tuple[str, ...]", secrets)) if secrets else None
+    margin = 0
+    if limit is not None:
+        margin = _MARGIN + 3 * max(map(len, secrets), default=0)
+        margin = margin if len(text) > limit + margin else 0
+        text = text[: limit + margin] if margin else text
+    text = encodable(text)
+    if own is not None:
+        text = own.sub(REDACTED, text)
+    if "@" in text and "/" in text:
+        text = _URL.sub(_without_userinfo, text)
+    for hint, shape in _SHAPES[:1]:
+        if hint in text:
+            text = shape.sub(REDACTED, text)
+    text = _FIELD.sub(_after_name, text)
+    if "(" in text or "[" in text:
+        text = _PAIR.sub(_after_name, text)
+    text = _SCHEME_AND_VALUE.sub(_after_name, text)
+    for hint, shape in _SHAPES[1:]:
+        if hint in text:
+            text = shape.sub(REDACTED, text)
+    if "-" in text or "_" in text:
+        text = _VENDOR.sub(REDACTED, text)
+    # What the cut has left of a credential at the end is not recognized.
+    return text if limit is None else text[: max(len(text) - margin, 0) if margin else None][:limit]
+
+
+def looks_like_credential(text: str) -> bool:
+    """Return whether ``text`` holds what looks like a credential, or is one long random word."""
+    text = encodable(text[:_LONGEST_SECRET])
+    return _RANDOM_WORD.fullmatch(text.strip()) is not None or without_credentials(text) != text
+
+
+_RANDOM_WORD: Final = re.compile(
+    r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{24,}|(?=.*[0-9])(?=.*[a-z])(?=.*[A-Z])[\w+/-]{32,}={0,2}"
 )
 
 
-def without_credentials(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return ``text`` with ``secrets`` and everything of a known credential's shape replaced by ``[REDACTED]``.
-
-    As everything else that goes into an attribute, it can be encoded.
-    """
-    for secret in secrets:
-        text = text.replace(secret, REDACTED)
-    return encodable(_CREDENTIAL.sub(_redacted, text))
+def _after_name(match: re.Match[str]) -> str:
+    return match["keep"] + REDACTED
 
 
-def _redacted(match: re.Match[str]) -> str:
-    return (match["keep"] or match["url"] or match["field"] or "") + REDACTED
+def _without_userinfo(match: re.Match[str]) -> str:
+    return "".join(
+        part if index % 2 else _after_userinfo(part) for index, part in enumerate(_URL_START.split(match[0]))
+    )
 
 
-def without_quotations(text: str, originals: Iterable[str]) -> str:
-    """Return ``text`` without what it quotes of ``originals``: each as a whole, and longer passages of them.
-
-    A passage counts from about 24 characters on; what two texts have in common by chance is shorter.
-    """
-    for original in originals:
-        if len(original) < _SHORTEST_QUOTATION:
-            continue
-        text = text.replace(original, REDACTED)
-        windows = [i for i in range(0, len(text) - _WINDOW + 1, _WINDOW) if text[i : i + _WINDOW] in original]
-        for start, end in reversed(_runs(windows)):
-            # The windows need not begin and end where the passage does.
-            while start > 0 and text[start - 1 : start + _WINDOW] in original:
-                start -= 1  # noqa: PLW2901
-            while end < len(text) and text[end - _WINDOW : end + 1] in original:
-                end += 1  # noqa: PLW2901
-            text = text[:start] + REDACTED + text[end:]
-    return text
+def _after_userinfo(url: str) -> str:
+    """Return a URL that has lost its scheme without user name and password; a password may hold a slash."""
+    if "@" not in url:
+        return url
+    authority = re.split(r"[/?#\\]", url, maxsplit=1)[0]
+    end = authority.rfind("@")
+    if end < 0 and not _HOST_AND_PORT.fullmatch(authority):
+        end = url.rfind("@")
+    return REDACTED + url[end:] if end > 0 else url
 
 
-def _runs(windows: Iterable[int]) -> list[tuple[int, int]]:
-    """Return where two or more windows that stand side by side begin and end."""
-    runs: list[tuple[int, int]] = []
-    for start in windows:
-        if runs and start == runs[-1][1]:
-            runs[-1] = (runs[-1][0], start + _WINDOW)
-        else:
-            runs.append((start, start + _WINDOW))
-    return [(start, end) for start, end in runs if end - start > _WINDOW]
+@lru_cache(maxsize=64)
+def _own_pattern(secrets: tuple[str, ...]) -> re.Pattern[str] | None:
+    spellings = {spelling for secret in secrets if secret for spelling in _spellings(encodable(secret))}
+    return re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True)))) if spellings else None
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    escaped = secret.replace("\\", "\\\\").replace('"', '\\"')
+    yield from (secret, escaped, secret.replace("/", "\\/"), secret.upper(), secret.lower())
+    for percent in (quote(secret, safe=""), quote(secret), quote_plus(secret)):
+        yield from (percent, re.sub("%..", lambda match: match[0].lower(), percent))
+
+
+# --- Which values are secrets ---
 
 
 def secret_values(values: Iterable[object]) -> tuple[str, ...]:
-    """Return the plain text of every pydantic ``SecretStr`` among ``values``, longest first, placeholders left out."""
-    return worth_hiding(reveal() for value in values if callable(reveal := getattr(value, "get_secret_value", None)))
+    """Return the credentials among ``values``, longest first, placeholders left out.
+
+    They are the plain text of pydantic's ``SecretStr``, the values of mappings such as ``default_headers`` whose name
+    or shape is a credential's, and the user name and password of URLs.
+    """
+    return worth_hiding(secret for value in values for secret in _secrets_of(value))
+
+
+def _secrets_of(value: object) -> Iterator[object]:
+    if isinstance(value, str):
+        if "://" in value and "@" in value:
+            yield from _userinfo(value)
+    elif isinstance(value, Mapping):
+        members = cast("Mapping[object, object]", value)
+        for name, member in islice(members.items(), _MOST_HEADERS):
+            yield from _secrets_of_header(name, member)
+    elif callable(reveal := getattr(value, "get_secret_value", None)):
+        yield reveal()
+
+
+def _secrets_of_header(name: object, value: object) -> Iterator[object]:
+    if callable(reveal := getattr(value, "get_secret_value", None)):
+        value = reveal()
+    name, value = (part.decode("latin-1") if isinstance(part, bytes) else part for part in (name, value))
+    if not isinstance(name, str) or not isinstance(value, str) or len(value) > _LONGEST_SECRET:
+        return
+    field = f'"{name}": "{value}"'
+    if without_credentials(field) != encodable(field):
+        yield value
+        # After the scheme of an Authorization header.
+        yield value.partition(" ")[2].strip()
+
+
+def _userinfo(url: str) -> Iterator[str]:
+    rest = url[:_LONGEST_SECRET].partition("://")[2]
+    if (after := _after_userinfo(rest)) != rest:
+        userinfo = rest[: len(rest) - len(after) + len(REDACTED)]
+        yield userinfo
+        yield userinfo.partition(":")[2]
 
 
 def worth_hiding(secrets: Iterable[object]) -> tuple[str, ...]:
     """Return the strings among ``secrets``, longest first, placeholders left out."""
     found = {secret for secret in secrets if isinstance(secret, str) and len(secret) >= _SHORTEST_SECRET}
     return tuple(sorted(found, key=len, reverse=True))
+
+
+# --- Servers ---
+
+_HOST: Final = re.compile(r"(?=.{1,253}$)(?!-)[\w-]{1,63}(?<!-)(?:\.(?!-)[\w-]{1,63}(?<!-))*")
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+def host_name(text: str, secrets: Iterable[str] = ()) -> str | None:
+    """Return ``text`` in lower case if it is a host name or an IP address, and no credential.
+
+    An underscore is allowed, as in the names of Docker's containers, and a trailing dot is left out.
+    """
+    if len(text) > 255:
+        return None
+    name = text.removesuffix(".")
+    try:
+        return ip_address(name.removeprefix("[").removesuffix("]")).compressed
+    except ValueError:
+        pass
+    # No top-level domain is a number, and a number is no host.
+    if not _HOST.fullmatch(name) or name.rpartition(".")[2].isdecimal() or looks_like_credential(name):
+        return None
+    folded = name.casefold()
+    if any(folded in secret.casefold() or (len(secret) >= 8 and secret.casefold() in folded) for secret in secrets):
+        return None
+    return name.lower()
+
+
+def server_of(url: str | None, secrets: Iterable[str] = ()) -> tuple[str, int | None] | None:
+    """Return the host and the port of ``url``, or None if it has no host that may be told.
+
+    The port is the scheme's where the URL has none. A URL without a scheme needs a port or a dot in its host: a single
+    word is as likely to be a key in the wrong place.
+    """
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url if "//" in url else f"//{url}")
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    # What looks like the host of https://user:12/34@host is the user.
+    if "@" in parts.path + parts.query + parts.fragment:
+        return None
+    authority = parts.netloc.rpartition("@")[2]
+    host = authority if authority.endswith("]") else re.sub(r":[0-9]*\Z", "", authority)
+    address = host_name(host, secrets)
+    if address is None or (port is None and "//" not in url and not re.search(r"[.:]|\Alocalhost\Z", address)):
+        return None
+    return address, port
