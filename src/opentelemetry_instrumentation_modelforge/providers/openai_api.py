@@ -8,7 +8,7 @@ from ..response import Response, Usage
 from ..semconv import OPENAI_API_TYPE_CHAT_COMPLETIONS, OPENAI_API_TYPE_RESPONSES
 from ..values import NOTHING, count, items, mapping, text
 from .langchain import read_result
-from .openai_usage import fields, names_a_price, read_price, read_usage
+from .openai_usage import fields, names_price, read_price, read_usage
 from .provider import Answer
 
 __all__ = ["OpenAIAnswer", "fields", "read_price", "read_usage"]
@@ -17,10 +17,6 @@ ERROR_RESPONSE: Final = "error_response"
 """``error.type`` of an answer that is an error without a short code."""
 EMPTY_RESPONSE: Final = "empty_response"
 """``error.type`` of an answer without choices."""
-
-# Fields beside those of chat completions: an error (OpenRouter and others send it with HTTP 200), Groq's part
-# (console.groq.com/docs/api-reference), llama.cpp's (github.com/ggml-org/llama.cpp/tree/master/tools/server).
-_EXTRAS: Final = frozenset({"error", "x_groq", "timings"})
 
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z_.-]{0,63}|[0-9]{1,5}")
 
@@ -84,11 +80,12 @@ class OpenAIAnswer(Answer):
             self._add_usage(usage)
         if choices := get("choices"):
             self._empty = False
-            for position, choice in enumerate(items(choices)):
-                self._add_choice(position, fields(choice))
+            for position, entry in enumerate(items(choices)):
+                if reason := (choice := fields(entry)).get("finish_reason"):
+                    self._add_finish(reason, choice, position)
         elif not self._reasons:
             self._add_without_choices(body)
-        if not _EXTRAS.isdisjoint(body):
+        if "error" in body or "x_groq" in body or "timings" in body:
             self._add_extras(body)
 
     def _add_without_choices(self, body: Mapping[str, object]) -> None:
@@ -103,8 +100,11 @@ class OpenAIAnswer(Answer):
             self._empty = True
 
     def _add_extras(self, body: Mapping[str, object]) -> None:
+        # OpenRouter and others send an error with HTTP 200: openrouter.ai/docs/api-reference/errors
         self._error = body.get("error") or self._error
+        # llama.cpp: github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
         self._timings = fields(body.get("timings")) or self._timings
+        # Groq: console.groq.com/docs/api-reference
         if usage := fields(body.get("x_groq")).get("usage"):
             self._add_usage(usage)
 
@@ -115,16 +115,15 @@ class OpenAIAnswer(Answer):
             self._usage = self._prompt = usage
         elif get("completion_tokens") or get("output_tokens"):
             self._usage = usage
-        if names_a_price(usage):
+        if names_price(usage):
             self._priced = usage
 
-    def _add_choice(self, position: int, choice: Mapping[str, object]) -> None:
-        if reason := choice.get("finish_reason"):
-            index = choice.get("index")
-            self._reasons[index if type(index) is int else position] = reason
-            # Moonshot: platform.moonshot.ai/docs/api/chat
-            if usage := choice.get("usage"):
-                self._add_usage(usage)
+    def _add_finish(self, reason: object, choice: Mapping[str, object], position: int) -> None:
+        index = choice.get("index")
+        self._reasons[index if type(index) is int else position] = reason
+        # Moonshot: platform.moonshot.ai/docs/api/chat
+        if usage := choice.get("usage"):
+            self._add_usage(usage)
 
     def add_chunk(self, chunk: object) -> None:
         """Take LangChain's chunk, where the raw one does not pass by."""

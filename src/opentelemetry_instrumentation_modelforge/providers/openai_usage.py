@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ..response import Usage
-from ..values import NOTHING, count, mapping, price
+from ..values import NOTHING, mapping, price
 
 # The fields of Usage by position, and the total, which tells whether a part is counted beside or inside its whole.
 _INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _REASONING, _AUDIO_INPUT, _AUDIO_OUTPUT, _TOTAL = range(8)
@@ -53,6 +53,8 @@ _PRICES: Final = {
 }
 """The field of a price, and how many of its units are a US dollar."""
 
+_LARGEST: Final = 2**63 - 1
+
 
 def fields(value: object) -> Mapping[str, object]:
     """Return a mapping as it is, and a pydantic model's fields with those that its class does not declare."""
@@ -73,43 +75,35 @@ def read_usage(usage: Mapping[str, object]) -> Usage | None:
     """
     counts: list[int | None] = [None] * 8
     _collect(counts, _USAGE_FIELDS, usage)
+    if not counts[_INPUT] and not counts[_OUTPUT]:
+        return None
     for name, details in _DETAILS:
         if (found := usage.get(name)) is not None:
             _collect(counts, details, fields(found))
-    if not counts[_INPUT] and not counts[_OUTPUT]:
-        return None
     _add_what_is_beside(counts, usage)
-    input_tokens, output_tokens, cache_read, cache_write, reasoning, audio_input, audio_output, _ = counts
-    inputs, outputs = input_tokens or 0, output_tokens or 0
-    if (cache_read or 0) + (cache_write or 0) > inputs:
+    inputs, outputs, cache_read, cache_write, reasoning, audio_input, audio_output, _ = counts
+    if (cache_read or 0) + (cache_write or 0) > (inputs or 0):
         cache_read = cache_write = None
     return Usage(
         # No prompt is empty: a server that took it from its cache counts 0.
-        input_tokens or None,
-        output_tokens,
+        inputs or None,
+        outputs,
         cache_read,
         cache_write,
-        _part(reasoning, outputs),
-        _part(audio_input, inputs),
-        _part(audio_output, outputs),
+        None if reasoning and reasoning > (outputs or 0) else reasoning,
+        None if audio_input and audio_input > (inputs or 0) else audio_input,
+        None if audio_output and audio_output > (outputs or 0) else audio_output,
     )
 
 
 def _collect(counts: list[int | None], table: Mapping[str, int], source: Mapping[str, object]) -> None:
     """Put the counts of one object into ``counts``; of several spellings of one count, the largest is the one."""
     for name, value in source.items():
-        field = table.get(name)
-        if field is not None and (number := _tokens(value)) is not None and number >= (counts[field] or 0):
-            counts[field] = number
-
-
-def _tokens(value: object) -> int | None:
-    """Return a count of tokens; some servers write it as a float."""
-    return count(int(value) if isinstance(value, float) and value.is_integer() else value)
-
-
-def _part(part: int | None, whole: int) -> int | None:
-    return part if part is not None and part <= whole else None
+        if (field := table.get(name)) is not None:
+            # Some servers write a count as a float.
+            number = value if type(value) is int else int(value) if type(value) is float and value.is_integer() else -1
+            if (counts[field] or 0) <= number <= _LARGEST:
+                counts[field] = number
 
 
 def _add_what_is_beside(counts: list[int | None], usage: Mapping[str, object]) -> None:
@@ -142,9 +136,9 @@ def _add_what_is_beside(counts: list[int | None], usage: Mapping[str, object]) -
         counts[_OUTPUT] = outputs
 
 
-def names_a_price(usage: Mapping[str, object]) -> bool:
-    """Return whether the provider tells in ``usage`` what the call cost."""
-    return not _PRICES.keys().isdisjoint(usage)
+def names_price(usage: Mapping[str, object]) -> bool:
+    """Return whether ``usage`` has a field that :func:`read_price` reads."""
+    return "cost" in usage or "estimated_cost" in usage or "cost_in_usd_ticks" in usage
 
 
 def read_price(usage: Mapping[str, object]) -> float | None:
