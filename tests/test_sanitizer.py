@@ -118,6 +118,7 @@ class TestCredentials:
             "X-Amz-Security-Token",
             "client_secret",
             "DB_PASSWORD",
+            "db_pwd",
             "credentials",
             "secret_1",
         ],
