@@ -30,7 +30,8 @@ _REDACT: Final = Guard("calling redact")
 # The last word of a name decides: `api_key` and `x-auth-token`, but neither `max_tokens` nor `monkey`.
 _CREDENTIAL_NAME: Final = re.compile(
     r"""
-    (?: (?i: token | secrets? | passwords? | passwd | passphrase | authorization | cookies? | credentials?
+    (?: (?i: token | secrets? | authorization | cookies? | credentials?
+          | passwords? | passwd | passphrase | passcode | pwd
           | (?: access | api | auth | private | secret )key )
       | (?: ^ | [^A-Za-z] ) (?i: key | auth )
       | [a-z0-9] (?: Key | Auth )

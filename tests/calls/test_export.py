@@ -501,7 +501,7 @@ def test_every_event_arrives_as_the_sdk_held_it(sent: Telemetry, receiver: Recei
         assert record.body.WhichOneof("value") is None
         attributes = received_attributes(record.attributes)
         said = {"type": ("str", "text"), "content": ("str", "Hi")}
-        assert attributes["gen_ai.input.messages"] == [{"role": ("str", "user"), "parts": [said], "name": None}]
+        assert attributes["gen_ai.input.messages"] == [{"role": ("str", "user"), "parts": [said]}]
     first, _, last = (received_attributes(record.attributes) for record in received[SCOPE])
     assert [tool["name"] for tool in first["gen_ai.tool.definitions"]] == [("str", "look_up")]
     assert first["gen_ai.tool.definitions"][0]["parameters"]["type"] == ("str", "object")
