@@ -86,15 +86,20 @@ class Instrument:
         self._record = record
         self._collections = collections
 
-    def record(self, value: float, attributes: Attributes, span: SpanContext) -> None:
+    def record(self, value: float, attributes: Attributes, span: SpanContext) -> bool:
         """Have ``value`` recorded at the next collection, or now if there may be none.
 
         :param attributes: kept, so they must not change.
         :param span: the span by which an exemplar finds its trace; the span itself is not kept.
+        :returns: True, so that a caller can note in the same statement that it has measured. An interrupt may come
+            between two statements.
         """
-        _waiting.append((self._record, value, attributes, span))
-        if not self._collections.told or len(_waiting) > MOST_WAITING:
+        if not self._collections.told:
+            _record_now(self._record, value, attributes, span)
+            return True
+        if len(_waiting) >= MOST_WAITING:
             _record_oldest()
+        return _waiting.append((self._record, value, attributes, span)) is None
 
     def series(self, attributes: Attributes, span: SpanContext) -> "Series":
         """Return a recorder of many values that share ``attributes`` and ``span``."""
@@ -131,9 +136,12 @@ class Series:
 def _record_oldest() -> None:
     # Another thread may have taken the last one.
     with suppress(IndexError):
-        record, value, attributes, span = _waiting.popleft()
-        with _RECORD_GUARD:
-            record(value, attributes, _exemplar_context(span))
+        _record_now(*_waiting.popleft())
+
+
+def _record_now(record: Record, value: float, attributes: Attributes, span: SpanContext) -> None:
+    with _RECORD_GUARD:
+        record(value, attributes, _exemplar_context(span))
 
 
 def _record_oldest_block() -> None:
