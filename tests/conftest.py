@@ -2,110 +2,63 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
-import inspect
-import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib.metadata import entry_points, version
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
+from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import Tracer
-from packaging.version import Version
-from providers import ProviderServer, certificate
+
+from support.environment import isolate
+from support.models import COPILOT_TOKEN, GOOGLE_KEY, OPENAI_KEY, OPENROUTER_KEY, get_llm, without_retries, write_config
+from support.providers import ProviderServer
+from support.sampling import sample
+from support.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from langchain_core.language_models.chat_models import BaseChatModel
     from modelforge import ModelForgeRegistry
 
-OPENAI_KEY = "sk-test-0123456789abcdefghijklmnop"
-OPENROUTER_KEY = "sk-or-v1-0123456789abcdefghijklmnop"
-GOOGLE_KEY = "AIzaSyTest0123456789abcdefghijklmnopqrs"
-COPILOT_TOKEN = "gho_test0123456789abcdefghijklmnopqrstuv"
-
-_SETTINGS = (
-    "ALL_PROXY",
-    "GEMINI_",
-    "GITHUB_TOKEN",
-    "GOOGLE_",
-    "HTTPS_PROXY",
-    "HTTP_PROXY",
-    "LANGCHAIN_",
-    "LANGSMITH_",
-    "MODELFORGE_",
-    "NO_PROXY",
-    "OLLAMA_",
-    "OPENAI_",
-    "OTEL_",
-)
+isolate()
 
 
-def _forget_settings() -> None:
-    for name in list(os.environ):
-        if name.upper().startswith(_SETTINGS):
-            del os.environ[name]
+# --- Samples ---
 
 
-def _isolate() -> None:
-    """Keep the tests away from the user's own configuration."""
-    home = Path(tempfile.mkdtemp(prefix="modelforge-tests-"))
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
-    os.environ["HOME"] = os.environ["USERPROFILE"] = str(home)
-    for name in ("CONFIG", "CACHE", "DATA", "STATE"):
-        os.environ[f"XDG_{name}_HOME"] = str(home / name.lower())
-    roots = home / "roots.pem"
-    roots.write_bytes(certificate())
-    os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = str(roots)
-    _forget_settings()
-    # ModelForge works out the paths of its global and its local configuration when it is imported.
-    with contextlib.chdir(home):
-        importlib.import_module("modelforge.registry")
-    # langchain-github-copilot loads the nearest .env file when it is imported.
-    _forget_settings()
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--exhaustive", action="store_true", help="run all cases of tests that are sampled by default")
 
 
-_isolate()
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave a sample of the cases of each test that is marked `sampled`, of those that were asked for."""
+    if config.getoption("exhaustive"):
+        return
+    cases: defaultdict[str, list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("sampled") is not None:
+            cases[item.nodeid.partition("[")[0]].append(item)
+    left_out = {item for of_test in cases.values() for item in set(of_test).difference(sample(of_test, _aspects))}
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
 
 
-def at_least(distribution: str, minimum: str) -> bool:
-    """Whether what is installed is as new as that; the oldest supported releases lack a thing here and there."""
-    return Version(version(distribution)) >= Version(minimum)
-
-
-def lacking(*modules: str, instrumentors: Sequence[str] = ()) -> str | None:
-    """What this environment lacks: one of the modules, or `opentelemetry-instrument` with an instrumentor to load."""
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError:
-            return f"{module} is not installed"
-    if instrumentors and shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent) is None:
-        return "opentelemetry-instrument is not installed"
-    for name in instrumentors:
-        if not entry_points(group="opentelemetry_instrumentor", name=name):
-            return f"the instrumentation of {name} is not installed"
-    return None
-
-
-COUNTS_REASONING = pytest.mark.skipif(
-    not at_least("langchain-google-genai", "2.1.7"), reason="counts reasoning apart, and a stream's once a chunk"
-)
+def _aspects(item: pytest.Function) -> Iterable[Hashable]:
+    marker = item.get_closest_marker("sampled")
+    assert marker is not None
+    return marker.kwargs["by"](**item.callspec.params)
 
 
 # --- ModelForge ---
@@ -171,14 +124,6 @@ def model_config(provider_server: ProviderServer) -> dict[str, Any]:
     }
 
 
-def write_config(config: dict[str, Any]) -> None:
-    """Make `config` what ModelForge reads."""
-    from modelforge.config import GLOBAL_CONFIG_FILE
-
-    GLOBAL_CONFIG_FILE.parent.mkdir(parents=True, exist_ok=True)
-    GLOBAL_CONFIG_FILE.write_text(json.dumps(config))
-
-
 @pytest.fixture
 def redirected(provider_server: ProviderServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Send to `provider_server` what ModelForge's configuration cannot."""
@@ -199,32 +144,6 @@ def registry(redirected: None, model_config: dict[str, Any]) -> ModelForgeRegist
 
     write_config(model_config)
     return ModelForgeRegistry()
-
-
-def get_llm(
-    registry: ModelForgeRegistry,
-    provider: str | None = None,
-    model: str | None = None,
-    *,
-    enhanced: bool = False,
-    **options: Any,
-) -> BaseChatModel:
-    """Call `registry.get_llm`, saying whether it is to be enhanced where that can be said: not in ModelForge 2.0."""
-    if "enhanced" in inspect.signature(registry.get_llm).parameters:
-        options["enhanced"] = enhanced
-    elif enhanced:
-        pytest.skip("ModelForge 2.0 has no EnhancedLLM")
-    return registry.get_llm(provider, model, **options)
-
-
-def without_retries(llm: BaseChatModel) -> BaseChatModel:
-    """Let errors surface at the first attempt: the providers' own back-off takes seconds."""
-    model: Any = getattr(llm, "_wrapped_llm", llm)
-    if getattr(model, "root_client", None) is not None:
-        model.root_client.max_retries = model.root_async_client.max_retries = 0
-    elif hasattr(model, "max_retries"):
-        model.max_retries = 1
-    return llm
 
 
 # --- OpenTelemetry ---
@@ -266,41 +185,6 @@ def logger_provider(log_exporter: InMemoryLogRecordExporter) -> Iterator[LoggerP
     provider.add_log_record_processor(SimpleLogRecordProcessor(log_exporter))
     yield provider
     provider.shutdown()
-
-
-@dataclass(frozen=True)
-class Telemetry:
-    """What the instrumentation has emitted until now."""
-
-    tracer: Tracer
-    _span_exporter: InMemorySpanExporter
-    _metric_reader: InMemoryMetricReader
-    _log_exporter: InMemoryLogRecordExporter
-
-    def spans(self) -> list[ReadableSpan]:
-        """The ended spans, in the order they started."""
-        return sorted(self._span_exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
-
-    def span(self, name: str) -> ReadableSpan:
-        """The only span of that name."""
-        spans = self.spans()
-        named = [span for span in spans if span.name == name]
-        assert len(named) == 1, f"{len(named)} spans named {name!r} among {[span.name for span in spans]}"
-        return named[0]
-
-    def metrics(self) -> dict[str, list[Any]]:
-        """The data points of each metric."""
-        data = self._metric_reader.get_metrics_data()
-        return {
-            metric.name: list(metric.data.data_points)
-            for resource in (data.resource_metrics if data else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-        }
-
-    def logs(self) -> list[ReadableLogRecord]:
-        """The log records, in the order they were emitted."""
-        return list(self._log_exporter.get_finished_logs())
 
 
 @pytest.fixture
@@ -345,7 +229,7 @@ def instrumented(instrument: Callable[..., Telemetry]) -> Telemetry:
 @pytest.fixture
 def model(instrumented: Telemetry, registry: ModelForgeRegistry) -> Callable[..., Any]:
     """Hand out instrumented models that fail at the first error."""
-    from calls import MODELS
+    from support.calls import MODELS
 
     def model(provider: str = "openai", **options: Any) -> Any:
         return without_retries(get_llm(registry, provider, MODELS[provider], **options))

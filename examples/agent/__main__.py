@@ -8,11 +8,11 @@ from pathlib import Path
 from backend import Backend
 
 HERE = Path(__file__).parent
-# The collector and the tree.
-sys.path.append(str(HERE.parent / "quickstart"))
+# For `_shared`.
+sys.path.append(str(HERE.parent))
 
-from collector import Collector  # noqa: E402
-from local import argument_parser, check_spans, command, loopback, print_trees, run, write_config  # noqa: E402
+from _shared.collector import Collector
+from _shared.local import argument_parser, check_spans, command, loopback, print_trees, run, write_config
 
 MODELS = {"agent": {"api_model_name": "gpt-4o-mini"}, "packer": {"api_model_name": "gpt-4.1-nano"}}
 EXPECTED_SPANS = ("request", "async request", "modelforge.get_llm")

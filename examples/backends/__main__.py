@@ -10,12 +10,12 @@ from settings import BACKENDS, MissingCredentialError
 
 HERE = Path(__file__).parent
 QUICKSTART = HERE.parent / "quickstart"
-# The application, its model server, the collector and the tree.
-sys.path.append(str(QUICKSTART))
+# For `_shared`.
+sys.path.append(str(HERE.parent))
 
-from collector import Collector  # noqa: E402
-from local import argument_parser, check_spans, command, listens, loopback, print_trees, run  # noqa: E402
-from server import ChatServer  # noqa: E402
+from _shared.collector import Collector
+from _shared.local import argument_parser, check_spans, command, listens, loopback, print_trees, run
+from _shared.server import ChatServer
 
 EXPECTED_SPANS = ("answer question", "modelforge.get_llm", "langchain.llm.invoke")
 

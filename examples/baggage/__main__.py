@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# The model server, the collector and the tree.
-sys.path.append(str(HERE.parent / "quickstart"))
+# For `_shared`.
+sys.path.append(str(HERE.parent))
 
-from collector import Collector  # noqa: E402
-from local import argument_parser, command, loopback, print_trees, run, without_parts  # noqa: E402
-from server import ChatServer  # noqa: E402
-from tree import Span, span_details  # noqa: E402
+from _shared.collector import Collector
+from _shared.local import argument_parser, command, loopback, print_trees, run, without_parts
+from _shared.server import ChatServer
+from _shared.tree import Span, span_details
 
 KEYS = ("tenant", "user.id")
 EXPECTED = [["acme", "ada"], ["acme", "ada"], ["globex", "grace"]]

@@ -11,12 +11,12 @@ from pathlib import Path
 from kombu import Connection
 
 HERE = Path(__file__).parent
-# The model server, the collector and the tree.
-sys.path.append(str(HERE.parent / "quickstart"))
+# For `_shared`.
+sys.path.append(str(HERE.parent))
 
-from collector import Collector  # noqa: E402
-from local import argument_parser, check_spans, loopback, print_trees, start  # noqa: E402
-from server import ChatServer  # noqa: E402
+from _shared.collector import Collector
+from _shared.local import argument_parser, check_spans, loopback, print_trees, start
+from _shared.server import ChatServer
 
 EXPECTED_SPANS = ("answer request", "run/tasks.title", "modelforge.get_llm", "langchain.llm.invoke")
 # A process for each task, so that every span depends on the flush in tasks.py. And no talk among workers: the broker in

@@ -13,13 +13,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# The model server, the collector and the tree.
-sys.path.append(str(HERE.parent / "quickstart"))
+# For `_shared`.
+sys.path.append(str(HERE.parent))
 
-from collector import Collector  # noqa: E402
-from local import argument_parser, check_spans, listens, loopback, print_trees, start, without_parts  # noqa: E402
-from server import ChatServer  # noqa: E402
-from tree import Span  # noqa: E402
+from _shared.collector import Collector
+from _shared.local import argument_parser, check_spans, listens, loopback, print_trees, start, without_parts
+from _shared.server import ChatServer
+from _shared.tree import Span
 
 HOST = "127.0.0.1"
 START_SECONDS = 30

@@ -7,12 +7,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 HERE = Path(__file__).parent
-# The model server, the collector and the tree.
-sys.path.append(str(HERE.parent / "quickstart"))
+# For `_shared`.
+sys.path.append(str(HERE.parent))
 
-from collector import Collector  # noqa: E402
-from local import argument_parser, check_spans, command, listens, loopback, print_trees, run  # noqa: E402
-from server import ChatServer  # noqa: E402
+from _shared.collector import Collector
+from _shared.local import argument_parser, check_spans, command, listens, loopback, print_trees, run
+from _shared.server import ChatServer
 
 SERVICE = "jaeger-example"
 EXPECTED_SPANS = ("plan a day", "modelforge.get_llm", "langchain.llm.invoke")

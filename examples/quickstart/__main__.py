@@ -6,12 +6,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from collector import Collector
-from local import argument_parser, check_spans, command, loopback, print_trees, run, write_config
-from server import ChatServer
-from tree import format_metrics
-
 HERE = Path(__file__).parent
+# For `_shared`.
+sys.path.append(str(HERE.parent))
+
+from _shared.collector import Collector
+from _shared.local import argument_parser, check_spans, command, loopback, print_trees, run, write_config
+from _shared.server import ChatServer
+from _shared.tree import format_metrics
+
 API_KEYS = ("MODELFORGE_OPENAI_API_KEY", "OPENAI_API_KEY")
 EXPECTED_SPANS = ("modelforge.get_llm", "langchain.llm.invoke")
 

@@ -8,12 +8,12 @@ from backend import Backend
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 HERE = Path(__file__).parent
-# The collector and the tree.
-sys.path.append(str(HERE.parent / "quickstart"))
+# For `_shared`.
+sys.path.append(str(HERE.parent))
 
-from collector import Collector  # noqa: E402
-from local import argument_parser, check_spans, command, loopback, print_trees, run  # noqa: E402
-from tree import Span, span_details  # noqa: E402
+from _shared.collector import Collector
+from _shared.local import argument_parser, check_spans, command, loopback, print_trees, run
+from _shared.tree import Span, span_details
 
 EXPECTED_SPANS = ("modelforge.get_llm", *4 * ["langchain.llm.invoke"])
 

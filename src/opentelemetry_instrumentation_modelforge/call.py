@@ -1,41 +1,44 @@
-"""One model call's telemetry: its span, its metrics and its event. The only file that emits them."""
+"""The life of one model call: opened, a chunk, ended, failed, dropped. The only file that emits its telemetry.
+
+A call ends exactly once, however many frames, callbacks and threads learn of its end: ending it removes it from
+``open_calls``, and nothing happens where it has been removed before. An interrupt (``KeyboardInterrupt``, or an exception
+that a signal handler raises) may come between any two statements. So a call is known to its frame before its span
+starts, and ``_close`` makes up for an end that was cut short.
+"""
 
 import os
 from abc import ABC, abstractmethod
-from array import array
 from asyncio import CancelledError
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from itertools import pairwise
-from threading import get_ident
+from collections.abc import Mapping, Sequence
+from sys import exception
 from time import perf_counter, time_ns
-from traceback import format_exception
-from typing import Final, Literal, cast
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
-from opentelemetry._logs import LogRecord
-from opentelemetry.context import Context, get_current
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.context import Context, create_key, get_current
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
-from opentelemetry.semconv.attributes import error_attributes, exception_attributes
-from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode, get_current_span, set_span_in_context
+from opentelemetry.semconv.attributes import error_attributes
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.util.types import AnyValue, AttributeValue
 
-from .coexistence import Enclosed, Enclosing, enclosing_context, publish
-from .content import ContentCapture
-from .measurement import MOST_IN_SERIES, exemplar_context
+from .capture import ContentCapture
+from .coexistence import InnerReport, OuterInference, context_of_inference, publish
+from .errors import describe_error, error_type
+from .estimate import estimated_usage
+from .measurement import Series
+from .model import Attributes, Model, baggage_attributes
 from .otel_utils import Guard
-from .redaction import without_credentials, without_quotations
-from .request import request_attributes
-from .response import Response, Usage, is_of_another_run, read_response
+from .providers.langchain import is_of_another_run
+from .request import metadata_attributes, request_attributes
+from .response import Response, Usage
 from .semconv import (
     EVENT_CHUNK,
     EVENT_OPERATION_DETAILS,
-    GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
     GEN_AI_USAGE_COST_AMOUNT,
     GEN_AI_USAGE_COST_CURRENCY,
     GEN_AI_USAGE_COST_SOURCE,
@@ -45,126 +48,147 @@ from .semconv import (
     MODELFORGE_RESPONSE_CHUNK_COUNT,
     MODELFORGE_USAGE_ESTIMATED,
     MODELFORGE_USAGE_REFERENCE_COST,
-    TOKEN_INPUT,
-    TOKEN_OUTPUT,
 )
-from .telemetry import Telemetry
-from .template import CallTemplate
 
 Outcome = Literal["completed", "failed", "cancelled", "closed", "abandoned"]
-"""How a call ended: with its answer; with an error; cancelled; a stream closed by its consumer; never finished."""
+"""How a call ended: with its answer, with an error, cancelled, as a stream that its consumer left, or never."""
 
-# ModelForge's estimate (modelforge.telemetry).
-_CHARACTERS_PER_TOKEN: Final = 4
-
-_UNREAD: Final = Response()
-_UNCOUNTED: Final = Usage()
+_EMPTY: Final = Response()
+_UNREPORTED: Final = Usage()
 
 # langchain-core marks an answer from its cache since it has this method (0.3.76).
 _CACHE_IS_MARKED: Final = hasattr(BaseChatModel, "_convert_cached_generations")
 
-_REQUEST: Final = Guard("describing a request")
-_REQUEST_HOOK: Final = Guard("calling the request_hook")
-_RESPONSE: Final = Guard("reading a response")
-_COMPLETION_HOOK: Final = Guard("calling the completion_hook")
-_RESPONSE_HOOK: Final = Guard("calling the response_hook")
-_PRICE: Final = Guard("pricing a call")
-_METRICS: Final = Guard("measuring a call")
-_METRIC: Final = Guard("recording a measurement")
-_ERROR: Final = Guard("describing an error")
-_SPAN: Final = Guard("describing how a call ended")
-_CHUNK: Final = Guard("recording a chunk")
-_END: Final = Guard("ending a span")
+_REQUEST_GUARD: Final = Guard("describing a request")
+_REQUEST_HOOK_GUARD: Final = Guard("calling the request_hook")
+_RESPONSE_GUARD: Final = Guard("reading a response")
+_COMPLETION_HOOK_GUARD: Final = Guard("calling the completion_hook")
+_RESPONSE_HOOK_GUARD: Final = Guard("calling the response_hook")
+_PRICE_GUARD: Final = Guard("pricing a call")
+_MEASURE_GUARD: Final = Guard("measuring a call")
+_ERROR_GUARD: Final = Guard("describing an error")
+_SPAN_GUARD: Final = Guard("describing how a call ended")
+_CHUNK_GUARD: Final = Guard("recording a chunk")
+_END_GUARD: Final = Guard("ending a span")
 
-open_calls: Final[dict[UUID, "Call"]] = {}
-"""Every call in flight in this process by LangChain's run id: who finds a run here leaves it alone, so that a model
-with two callbacks has one span, and whoever takes it out ends it, so that a call ends once."""
+_CALL_KEY: Final = create_key("opentelemetry_instrumentation_modelforge.call")
 
-_dropped: Final[deque["Call"]] = deque()
-"""Calls whose streams the garbage collector found, to be ended where it is not at work."""
+open_calls: Final[dict[int, "Call"]] = {}
+"""Every call in flight in this process, by its ``id()``. Removing an entry grants the right to end the call."""
 
 if hasattr(os, "register_at_fork"):
-    # The calls that are open at a fork are the parent's to end, and so are those it has yet to end.
+    # The parent process ends them.
     os.register_at_fork(after_in_child=open_calls.clear)
-    os.register_at_fork(after_in_child=_dropped.clear)
-
-_collecting: int | None = None
-"""The thread the garbage collector is at work in."""
 
 
-def note_collection(phase: str, info: Mapping[str, int]) -> None:
-    """Note whether the garbage collector is at work; for ``gc.callbacks``."""
-    global _collecting  # noqa: PLW0603
-    _collecting = get_ident() if phase == "start" else None
+def current_call() -> "Call | None":
+    """Return the call whose provider works in the current context."""
+    return get_current().get(_CALL_KEY)  # pyright: ignore[reportReturnType]
 
 
-def _end_dropped() -> None:
-    # Another thread may take the last one.
-    with suppress(IndexError):
-        while True:
-            _dropped.popleft().close()
+def context_without_call(context: Context) -> Context:
+    """Return ``context`` for a model that has no call of its own, whose answers are not those of a call around it."""
+    return Context({**context, _CALL_KEY: None}) if context.get(_CALL_KEY) is not None else context
+
+
+class Run(NamedTuple):
+    """What LangChain tells of a run when it starts."""
+
+    id: UUID
+    prompt: Sequence[BaseMessage] | Sequence[str]
+    params: Mapping[str, object] | None = None
+    metadata: Mapping[str, object] | None = None
+    tags: Sequence[str] | None = None
+    name: str | None = None
+    client: Mapping[str, object] = {}
+    """The fields of the LangChain model that runs; empty where it is not known."""
+    streaming: bool = False
+
+
+class Ending(NamedTuple):
+    """How a call ended, and what it brought."""
+
+    outcome: Outcome
+    generations: Sequence[object] = ()
+    llm_output: object = None
+    error: BaseException | None = None
+    result: LLMResult | None = None
 
 
 class Call(ABC):
-    """One call of a model, from LangChain's start event to its end, whichever way it ends."""
+    """One call of a model, from LangChain's start event to its end."""
 
-    __slots__ = ("_dropped_at", "_run_id", "_template", "context")
+    __slots__ = ("_dropped_at", "_model", "answer", "context", "run_id")
 
-    def __init__(self, template: CallTemplate, run_id: UUID, context: Context | None) -> None:
-        if _dropped:
-            _end_dropped()
+    def __init__(self, model: Model, run_id: UUID) -> None:
+        self._model = model
         self._dropped_at: float | None = None
-        self._template = template
-        self._run_id = run_id
-        self.context: Context | None = context
-        """Current while the provider works; None where another instrumentation sees to that."""
-        open_calls[run_id] = self
+        self.run_id = run_id
+        self.answer = model.kind.answer()
+        """Reads what the provider sends."""
+        self.context: Context | None = None
+        """Current while the provider works; None where another instrumentation sees to the current span."""
 
-    def end(self, generations: Sequence[object], llm_output: object, result: LLMResult | None = None) -> None:
-        """End it with its answer.
+    @abstractmethod
+    def start(self) -> None:
+        """Open the call. An exception that leaves this method leaves no open call."""
 
-        :param result: what to give to the response hook, where LangChain has made one.
+    def context_over(self, current: Context) -> Context:
+        """Return the context for the provider's work.
+
+        :param current: the context that is current otherwise.
         """
-        if open_calls.pop(self._run_id, None) is not None:
-            self._finish("completed", generations, llm_output, result=result)
-
-    def fail(self, error: BaseException, generations: Sequence[object] = ()) -> None:
-        """End it with ``error`` and what had been generated before. Closing a stream early is no error."""
-        if open_calls.pop(self._run_id, None) is None:
-            return
-        if not isinstance(error, GeneratorExit):
-            self._finish("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error)
-        elif _collecting == get_ident():
-            # The collector may have broken into anything: code that holds a lock which ending a span takes, or CPython
-            # 3.11 in the middle of setting a context variable, which setting one then corrupts.
-            self._dropped_at = perf_counter()
-            _dropped.append(self)
-        else:
-            self._finish("closed", generations)
-
-    def close(self) -> None:
-        """End it as a stream that its consumer closed, when it was dropped."""
-        self._finish("closed", ())
-
-    def abandon(self) -> None:
-        """End it because the process does."""
-        if open_calls.pop(self._run_id, None) is not None:
-            self._finish("abandoned", ())
+        return self.context or Context({**current, _CALL_KEY: self})
 
     @abstractmethod
     def chunk(self, chunk: object) -> None:
-        """Count one chunk of a streamed response; a second callback on the model brings the same one again."""
+        """Count one chunk of a stream. A second callback on the model may bring the same chunk again."""
+
+    def end(self, generations: Sequence[object], llm_output: object, result: LLMResult | None = None) -> None:
+        """End the call with its answer.
+
+        :param generations: LangChain's generations for one prompt.
+        :param llm_output: the ``llm_output`` of LangChain's result.
+        :param result: the argument of the response hook, where LangChain has made one.
+        """
+        self._close(Ending("completed", generations, llm_output, result=result))
+
+    def fail(self, error: BaseException, generations: Sequence[object] = ()) -> None:
+        """End the call with ``error``. Closing a stream early is no error.
+
+        :param generations: what the stream had brought before.
+        """
+        if isinstance(error, GeneratorExit):
+            self._close(Ending("closed", generations))
+        else:
+            self._close(Ending("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error))
+
+    def note_drop(self) -> None:
+        """Note that the stream was dropped now. The call is ended later, see ``dropped.py``."""
+        if self._dropped_at is None:
+            self._dropped_at = perf_counter()
+
+    def abandon(self) -> None:
+        """End the call because the process ends."""
+        self._close(Ending("abandoned"))
+
+    def _close(self, ending: Ending) -> None:
+        claimed = False
+        try:
+            claimed = open_calls.pop(id(self), None) is not None
+            if claimed:
+                self._finish(ending)
+        except BaseException:
+            # An interrupt: the guards let nothing else pass.
+            if claimed:
+                self._abort()
+            raise
 
     @abstractmethod
-    def _finish(
-        self,
-        outcome: Outcome,
-        generations: Sequence[object],
-        llm_output: object = None,
-        *,
-        error: BaseException | None = None,
-        result: LLMResult | None = None,
-    ) -> None: ...
+    def _finish(self, ending: Ending) -> None: ...
+
+    def _abort(self) -> None:
+        """Release what an interrupted ``_finish`` has left open."""
 
 
 class ModelCall(Call):
@@ -172,220 +196,279 @@ class ModelCall(Call):
 
     __slots__ = (
         "_attributes",
-        "_due",
-        "_earlier",
-        "_enclosed",
+        "_chunks",
+        "_gaps",
+        "_handled",
+        "_last_chunk_at",
         "_metric_attributes",
-        "_params",
-        "_prompt",
-        "_requested",
+        "_report",
+        "_run",
         "_seen",
-        "_span_context",
         "_started",
         "_streaming",
         "_time_to_first_chunk",
-        "_times",
         "span",
     )
 
-    def __init__(
-        self,
-        template: CallTemplate,
-        run_id: UUID,
-        *,
-        prompt: Sequence[BaseMessage] | Sequence[str],
-        params: Mapping[str, object] | None,
-        metadata: Mapping[str, object] | None,
-        streaming: bool,
-    ) -> None:
-        telemetry = template.telemetry
-        configuration = telemetry.configuration
-        caller = get_current()
-        self._attributes = template.attributes
-        if configuration.baggage_keys:
-            self._attributes = self._attributes | template.baggage_attributes(caller)
-        self._metric_attributes = template.metric_attributes_in(caller)
-        self._prompt = prompt
-        self._params = params
-        self._requested: dict[str, AttributeValue] = {}
-        self._streaming = False
+    def __init__(self, model: Model, run: Run) -> None:
+        super().__init__(model, run.id)
+        self._run = run
+        self._attributes: Attributes = model.attributes
+        self._metric_attributes: Attributes = model.metric_attributes
+        self._report = InnerReport()
+        self._handled = exception()
+        """The exception that the application is handling: an error of the call has it as its context."""
         self._seen: object = None
+        self._chunks = 0
+        self._gaps: Series | None = None
+        self._last_chunk_at = 0.0
         self._time_to_first_chunk: float | None = None
-        self._times = array("d")
-        """Of the chunks, but for the ``_earlier`` ones whose series is full."""
-        self._earlier = 0
-        self._due = 1
-        """How many times there must be for more to be done than to note one."""
-        with _REQUEST:
-            self._requested = request_attributes(params, metadata)
-        self.span: Span = telemetry.tracer.start_span(
-            template.span_name, caller, SpanKind.CLIENT, {**self._attributes, **self._requested}, template.links
+        self._streaming = False
+        """Whether the call counts as an active stream."""
+        self._started = 0.0
+        self.span: Span = INVALID_SPAN
+
+    def start(self) -> None:
+        """Open the call: its span, its context, and its place among the active streams."""
+        try:
+            open_calls[id(self)] = self
+            self._start()
+        except BaseException as error:
+            if self.span is INVALID_SPAN:
+                open_calls.pop(id(self), None)
+            else:
+                self.fail(error)
+            raise
+
+    def _start(self) -> None:
+        model, run = self._model, self._run
+        configuration = model.telemetry.configuration
+        caller = get_current()
+        with _REQUEST_GUARD:
+            self._describe_request(caller)
+        self.span = model.telemetry.tracer.start_span(
+            model.span_name, caller, SpanKind.CLIENT, self._attributes, model.links
         )
         self._started = perf_counter()
-        self._span_context = self.span.get_span_context()
-        self._enclosed = Enclosed()
-        super().__init__(template, run_id, enclosing_context(set_span_in_context(self.span, caller), self._enclosed))
-        if streaming:
+        context = context_of_inference(set_span_in_context(self.span, caller), self._report)
+        context[_CALL_KEY] = self
+        self.context = Context(context)
+        if run.streaming:
             self._open_stream()
         if configuration.request_hook is not None:
-            try:
-                with _REQUEST_HOOK:
-                    configuration.request_hook(self.span, list(prompt), dict(params or {}))  # pyright: ignore[reportArgumentType]
-            except BaseException as error:
-                # An interrupt, and no frame knows of this call yet.
-                self.fail(error)
-                raise
+            about = {"metadata": run.metadata, "tags": run.tags, "run_name": run.name, **(run.params or {})}
+            with _REQUEST_HOOK_GUARD:
+                configuration.request_hook(self.span, list(run.prompt), about)  # pyright: ignore[reportArgumentType]
+
+    def _describe_request(self, caller: Context) -> None:
+        model, run = self._model, self._run
+        configuration = model.telemetry.configuration
+        self._attributes = {
+            **model.attributes,
+            **request_attributes(model.kind, run.params, run.metadata, run.client),
+        }
+        if configuration.baggage_keys:
+            self._attributes |= baggage_attributes(configuration.baggage_keys, caller)
+        if configuration.metadata_keys:
+            self._attributes |= metadata_attributes(configuration.metadata_keys, run.metadata, run.tags, run.name)
+        if configuration.metric_baggage_keys:
+            self._metric_attributes = {
+                **self._metric_attributes,
+                **baggage_attributes(configuration.metric_baggage_keys, caller),
+            }
+        if configuration.metric_metadata_keys:
+            self._metric_attributes = {
+                **self._metric_attributes,
+                **metadata_attributes(configuration.metric_metadata_keys, run.metadata, run.tags, run.name),
+            }
 
     def chunk(self, chunk: object) -> None:
-        """Count one chunk: when it came, and that it came."""
+        """Count one chunk: the time it came at, and that it came."""
         if chunk is not None and chunk is self._seen:
             return
         self._seen = chunk
-        times = self._times
-        times.append(perf_counter())
-        if len(times) >= self._due:
-            with _CHUNK:
-                self._note_chunk(chunk)
-
-    def _note_chunk(self, chunk: object) -> None:
-        telemetry = self._template.telemetry
-        times = self._times
-        index = self._chunks - 1
-        every = self._template.every_chunk
-        if index == 0:
-            if not self._streaming and _is_internal(chunk):
-                times.pop()
+        now = perf_counter()
+        with _CHUNK_GUARD:
+            self.answer.add_chunk(chunk)
+            if self._chunks:
+                if self._gaps is not None:
+                    self._gaps.record(now - self._last_chunk_at)
+            elif self._streaming or not _is_internal(chunk):
+                self._note_first_chunk(now)
+            else:
                 return
-            self._time_to_first_chunk = times[0] - self._started
-            if not every:
-                self._due = MOST_IN_SERIES + 1
-            if not self._streaming:
-                self._open_stream()
-        if len(times) > MOST_IN_SERIES:
-            self._times = times[-1:]
-            self._earlier += MOST_IN_SERIES
-            telemetry.measurements.take_series(
-                _record_gaps, telemetry, self._metric_attributes, self._span_context, times
-            )
-        if every or (index == 0 and telemetry.configuration.chunk_events != "off"):
-            self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: index})
+            self._last_chunk_at = now
+            self._chunks += 1
+            if self._model.every_chunk:
+                self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: self._chunks - 1})
 
-    @property
-    def _chunks(self) -> int:
-        return self._earlier + len(self._times)
+    def _note_first_chunk(self, now: float) -> None:
+        telemetry = self._model.telemetry
+        self._time_to_first_chunk = now - self._started
+        if not self._streaming:
+            self._open_stream()
+        if telemetry.configuration.chunk_metrics:
+            self._gaps = telemetry.time_per_output_chunk.series(
+                self._metric_attributes, self.span.get_span_context()
+            )
+        if telemetry.configuration.chunk_events == "first":
+            self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: 0})
 
     def _open_stream(self) -> None:
-        self._streaming = True
-        telemetry = self._template.telemetry
-        telemetry.measurements.take(_record_opening, telemetry, self._metric_attributes, self._span_context)
+        # In one statement, between which and the next an interrupt may come.
+        self._streaming = self._model.telemetry.active_streams.record(
+            1, self._metric_attributes, self.span.get_span_context()
+        )
 
-    def _finish(
-        self,
-        outcome: Outcome,
-        generations: Sequence[object],
-        llm_output: object = None,
-        *,
-        error: BaseException | None = None,
-        result: LLMResult | None = None,
-    ) -> None:
+    def _finish(self, ending: Ending) -> None:
         now = perf_counter()
         end = now if self._dropped_at is None else self._dropped_at
+        streaming = self._streaming
+        response, cost = _EMPTY, None
         try:
-            self._record(end - self._started, outcome, generations, llm_output, error, result)
+            with _RESPONSE_GUARD:
+                response = self._response(ending)
+            with _PRICE_GUARD:
+                cost = self._model.price(response)
         finally:
-            # Also when an interrupt comes in between.
-            with _END:
-                self.span.end(None if end == now else time_ns() - int((now - end) * 1e9))
+            with _MEASURE_GUARD:
+                self._measure(end - self._started, ending, response, cost)
+        with _SPAN_GUARD:
+            self._describe(ending, response, cost, streaming=streaming)
+        response_hook = self._model.telemetry.configuration.response_hook
+        if response_hook is not None and ending.outcome == "completed":
+            with _RESPONSE_HOOK_GUARD:
+                response_hook(self.span, ending.result or _llm_result(ending))
+        with _END_GUARD:
+            self.span.end(None if end == now else time_ns() - int((now - end) * 1e9))
+        # A context that was copied during the call keeps this object, and must not keep the prompt.
+        self._run = self._run._replace(prompt=(), params=None)
+        self._handled = self._seen = None
 
-    def _record(
-        self,
-        duration: float,
-        outcome: Outcome,
-        generations: Sequence[object],
-        llm_output: object,
-        error: BaseException | None,
-        result: LLMResult | None,
-    ) -> None:
-        telemetry = self._template.telemetry
-        response = _UNREAD
-        amount = None
-        with _RESPONSE:
-            response = read_response(generations, llm_output)
-            self._enclosed.complete(response)
-            if not _CACHE_IS_MARKED and is_of_another_run(generations, self._run_id):
-                response.cached, response.usage, response.cost = True, None, None
-        with _PRICE:
-            amount = self._template.amount(response)
-        with _METRICS:
-            # Not the response itself: this may wait for a minute, with a thousand others.
-            usage = response.usage or _UNCOUNTED
-            telemetry.measurements.take(
-                _record_call,
-                telemetry,
-                self._metric_attributes,
-                self._span_context,
-                duration,
-                response.model,
-                response.cached,
-                usage.input_tokens,
-                usage.output_tokens,
-                amount,
-                None if error is None else error_type(error),
-                self._time_to_first_chunk,
-                self._times if self._streaming else None,
-            )
-        with _SPAN:
-            recording = self.span.is_recording()
-            if recording or telemetry.content is not None:
-                attributes = self._outcome_attributes(outcome, generations, response, amount)
-                self.span.set_attributes(attributes)
-                if telemetry.content is not None:
-                    self._emit_content(telemetry.content, recording, generations, attributes, error)
+    def _abort(self) -> None:
+        if self._streaming:
+            self._close_stream()
+        if self.span.is_recording():
+            self.span.end()
+
+    def _close_stream(self) -> None:
+        self._streaming = not self._model.telemetry.active_streams.record(
+            -1, self._metric_attributes, self.span.get_span_context()
+        )
+
+    def _response(self, ending: Ending) -> Response:
+        if ending.error is not None:
+            self.answer.add_error(ending.error)
+        response = self.answer.response(ending.generations, ending.llm_output)
+        if not _CACHE_IS_MARKED and is_of_another_run(ending.generations, self.run_id):
+            response = response._replace(cached=True, usage=None, cost=None)
+        if not response.cached:
+            response = response.completed_by(self._report.response())
+        if ending.outcome != "completed" and not response.finish_reasons:
+            response = response._replace(finish_reasons=("error",))
+        return response
+
+    def _measure(self, duration: float, ending: Ending, response: Response, cost: float | None) -> None:
+        telemetry = self._model.telemetry
+        span = self.span.get_span_context()
+        if self._streaming:
+            self._close_stream()
+        if self._gaps is not None:
+            self._gaps.close()
+        if self._time_to_first_chunk is not None:
+            telemetry.time_to_first_chunk.record(self._time_to_first_chunk, self._metric_attributes, span)
+        attributes = self._model.metric_attribute_sets(self._metric_attributes, response.model)
+        usage = response.usage or _UNREPORTED
+        if usage.input_tokens is not None:
+            telemetry.token_usage.record(usage.input_tokens, attributes.input_tokens, span)
+        if usage.output_tokens is not None:
+            telemetry.token_usage.record(usage.output_tokens, attributes.output_tokens, span)
+        if cost is not None:
+            telemetry.cost.record(cost, attributes.call, span)
+        of_call = attributes.call
+        error = response.error if ending.error is None else error_type(ending.error)
         if error is not None:
-            with _ERROR:
-                if self.span.is_recording():
-                    capture = telemetry.content
-                    said = () if capture is not None and capture.on_span else _texts(self._prompt)
-                    record_error(self.span, error, self._template.identity.secrets, said)
-        response_hook = telemetry.configuration.response_hook
-        if response_hook is not None and outcome == "completed":
-            with _RESPONSE_HOOK:
-                response_hook(self.span, result or _llm_result(generations, llm_output))
+            of_call = {**of_call, error_attributes.ERROR_TYPE: error}
+        if response.cached:
+            # Mark cache hits so that latency charts can exclude them.
+            of_call = {**of_call, MODELFORGE_RESPONSE_CACHED: True}
+        telemetry.duration.record(duration, of_call, span)
+
+    def _describe(self, ending: Ending, response: Response, cost: float | None, *, streaming: bool) -> None:
+        capture = self._model.telemetry.content
+        recording = self.span.is_recording()
+        if not recording and capture is None:
+            return
+        attributes = self._outcome_attributes(ending, response, cost, streaming=streaming)
+        if recording:
+            self.span.set_attributes(attributes)
+        if capture is not None:
+            self._emit_content(capture, recording, ending, attributes)
+        if recording:
+            with _ERROR_GUARD:
+                if ending.error is not None:
+                    record_error(self.span, ending.error, self._model, handled=self._handled)
+                elif response.error is not None:
+                    self.span.set_status(StatusCode.ERROR, response.error)
+
+    def _outcome_attributes(
+        self, ending: Ending, response: Response, cost: float | None, *, streaming: bool
+    ) -> dict[str, AttributeValue]:
+        outcome = "failed" if response.error is not None and ending.outcome == "completed" else ending.outcome
+        attributes: dict[str, AttributeValue] = {MODELFORGE_OUTCOME: outcome}
+        error = response.error if ending.error is None else error_type(ending.error)
+        if error is not None:
+            attributes[error_attributes.ERROR_TYPE] = error
+        if streaming:
+            attributes[gen_ai.GEN_AI_REQUEST_STREAM] = True
+            attributes[MODELFORGE_RESPONSE_CHUNK_COUNT] = self._chunks
+            if self._time_to_first_chunk is not None:
+                attributes[gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = self._time_to_first_chunk
+        attributes.update(response.attributes())
+        usage = response.usage
+        if usage is None and ending.generations and not response.cached:
+            if self._model.telemetry.configuration.estimate_tokens:
+                usage = estimated_usage(self._run.prompt, ending.generations)
+                attributes.update(usage.attributes())
+                attributes[MODELFORGE_USAGE_ESTIMATED] = True
+        if usage is not None and (reference := self._model.reference_price(usage)) is not None:
+            attributes[MODELFORGE_USAGE_REFERENCE_COST] = reference
+        if cost is not None:
+            attributes.update(_cost_attributes(cost, response))
+        # The findings of the instrumentation of the provider's client, where it is one that reports to us.
+        return {**self._report.attributes, **attributes}  # pyright: ignore[reportReturnType]
 
     def _emit_content(
-        self,
-        capture: ContentCapture,
-        recording: bool,
-        generations: Sequence[object],
-        outcome_attributes: Mapping[str, AttributeValue],
-        error: BaseException | None,
+        self, capture: ContentCapture, recording: bool, ending: Ending, outcome_attributes: Attributes
     ) -> None:
-        """Give what was said to the span, the event and the completion hook, as far as each wants it."""
+        """Give the content to the span, the event and the completion hook, as far as each wants it."""
         content = None
         if capture.wanted(recording=recording):
-            identity = self._template.identity
             # A redact function that asks a model must not be asked about that call, too.
             with suppress_instrumentation():
                 content = capture.capture(
-                    self._prompt,
-                    generations,
-                    self._params,
-                    secrets=identity.secrets,
-                    system_separately=identity.llm_type == "google_genai",
+                    self._run.prompt,
+                    ending.generations,
+                    self._run.params,
+                    secrets=self._model.identity.secrets,
+                    system_separately=self._model.kind.separate_system_instructions,
                 )
         if content is not None and capture.on_span and recording:
             self.span.set_attributes(content.span_attributes())
         event = None
         if capture.emit_event:
-            attributes: dict[str, AnyValue] = {**self._attributes, **self._requested, **outcome_attributes}
-            if error is not None:
-                attributes[error_attributes.ERROR_TYPE] = error_type(error)
+            attributes: dict[str, AnyValue] = {**self._attributes, **outcome_attributes}
             if content is not None and capture.on_event:
                 attributes.update(content.event_attributes())
-            event = LogRecord(event_name=EVENT_OPERATION_DETAILS, attributes=attributes, context=self.context)
+            event = LogRecord(
+                event_name=EVENT_OPERATION_DETAILS,
+                severity_number=SeverityNumber.DEBUG,
+                attributes=attributes,
+                context=self.context,
+            )
         if capture.hook is not None and content is not None:
-            with _COMPLETION_HOOK:
-                # Before the event and the span are gone: a hook may add to both.
+            with _COMPLETION_HOOK_GUARD:
+                # Before the event and the span are emitted, because a hook may add to both.
                 capture.hook.on_completion(
                     inputs=content.input_messages,
                     outputs=content.output_messages,
@@ -395,198 +478,78 @@ class ModelCall(Call):
                     log_record=event,
                 )
         if event is not None:
-            self._template.telemetry.logger.emit(event)
-
-    def _outcome_attributes(
-        self, outcome: Outcome, generations: Sequence[object], response: Response, amount: float | None
-    ) -> dict[str, AttributeValue]:
-        attributes: dict[str, AttributeValue] = {MODELFORGE_OUTCOME: outcome}
-        if self._streaming:
-            attributes[gen_ai.GEN_AI_REQUEST_STREAM] = True
-            attributes[MODELFORGE_RESPONSE_CHUNK_COUNT] = self._chunks
-            if self._time_to_first_chunk is not None:
-                attributes[gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK] = self._time_to_first_chunk
-        if response.id is not None:
-            attributes[gen_ai.GEN_AI_RESPONSE_ID] = response.id
-        if response.model is not None:
-            attributes[gen_ai.GEN_AI_RESPONSE_MODEL] = response.model
-        if response.finish_reasons:
-            attributes[gen_ai.GEN_AI_RESPONSE_FINISH_REASONS] = response.finish_reasons
-        if response.cached:
-            attributes[MODELFORGE_RESPONSE_CACHED] = True
-        else:
-            usage = response.usage
-            if usage is None and generations and self._template.telemetry.configuration.estimate_tokens:
-                usage = Usage(_estimated_tokens(self._prompt), _estimated_tokens(generations))
-                attributes[MODELFORGE_USAGE_ESTIMATED] = True
-            if usage is not None:
-                _add_usage(attributes, usage)
-                rates = self._template.reference_rates
-                if rates is not None and (reference := rates.amount(usage)) is not None:
-                    attributes[MODELFORGE_USAGE_REFERENCE_COST] = reference
-        if amount is not None:
-            attributes.update(_cost_attributes(amount, response))
-        # What the instrumentation of the provider's client found out, where it is one that reports to us.
-        for name, value in self._enclosed.attributes.items():
-            attributes.setdefault(name, value)
-        return attributes
+            self._model.telemetry.logger.emit(event)
 
 
 class EnrichingCall(Call):
     """A call that another GenAI instrumentation has a span for: it adds what only ModelForge knows."""
 
-    __slots__ = ("_caller", "_enclosing")
+    __slots__ = ("_caller", "_outer")
 
-    def __init__(self, template: CallTemplate, run_id: UUID, enclosing: Enclosing) -> None:
-        super().__init__(template, run_id, None)
-        self._enclosing = enclosing
+    def __init__(self, model: Model, run_id: UUID, outer: OuterInference) -> None:
+        super().__init__(model, run_id)
+        self._outer = outer
         self._caller = get_current()
-        self._publish(_UNREAD)
+
+    def start(self) -> None:
+        """Open the call, and report the names of its model."""
+        try:
+            open_calls[id(self)] = self
+            self._publish(_EMPTY)
+        except BaseException:
+            open_calls.pop(id(self), None)
+            raise
 
     def chunk(self, chunk: object) -> None:
-        """Take a stream's usage from the chunk that has it."""
-        # At the stream's end the other instrumentation hears first. Ollama's usage is in the chunk's own information.
-        if getattr(getattr(chunk, "message", None), "usage_metadata", None) or getattr(chunk, "generation_info", None):
-            with _CHUNK:
-                self._publish(read_response((chunk,), None))
+        """Report a stream's usage when the chunk comes that has it: the other instrumentation ends its span before."""
+        with _CHUNK_GUARD:
+            self.answer.add_chunk(chunk)
+            # Ollama's usage is in the chunk's own information.
+            if getattr(getattr(chunk, "message", None), "usage_metadata", None) or getattr(
+                chunk, "generation_info", None
+            ):
+                self._publish(self.answer.response((chunk,), None))
 
-    def _finish(
-        self,
-        outcome: Outcome,
-        generations: Sequence[object],
-        llm_output: object = None,
-        *,
-        error: BaseException | None = None,
-        result: LLMResult | None = None,
-    ) -> None:
-        with _RESPONSE:
-            response = read_response(generations, llm_output)
-            amount = self._publish(response)
-            if amount is not None:
-                # The other one has no such metric.
-                telemetry = self._template.telemetry
-                attributes = self._template.metric_attributes_in(self._caller)
+    def _finish(self, ending: Ending) -> None:
+        with _RESPONSE_GUARD:
+            if ending.error is not None:
+                self.answer.add_error(ending.error)
+            response = self.answer.response(ending.generations, ending.llm_output)
+            cost = self._publish(response)
+            if cost is not None:
+                # The other instrumentation has no such metric.
+                attributes = {
+                    **self._model.metric_attributes,
+                    **baggage_attributes(self._model.telemetry.configuration.metric_baggage_keys, self._caller),
+                }
                 span = get_current_span(self._caller).get_span_context()
-                telemetry.measurements.take(_record_cost, telemetry, attributes, span, amount)
+                self._model.telemetry.cost.record(cost, attributes, span)
 
     def _publish(self, response: Response) -> float | None:
-        """Report what is known by now, and return what the call cost."""
-        amount = self._template.amount(response)
-        data = self._enclosing.data()
+        """Report what is known by now, and return the cost of the call in US dollars."""
+        cost = self._model.price(response)
+        data = self._outer.data()
         if data is not None:
             publish(data, response)
-            data.attributes.update(self._template.modelforge_attributes)
-            data.attributes.update(self._template.baggage_attributes(self._caller))
-            if amount is not None:
-                data.attributes.update(_cost_attributes(amount, response))
+            data.attributes.update(self._model.modelforge_attributes)
+            data.attributes.update(
+                baggage_attributes(self._model.telemetry.configuration.baggage_keys, self._caller)
+            )
+            if cost is not None:
+                data.attributes.update(_cost_attributes(cost, response))
             if response.cached:
                 data.attributes[MODELFORGE_RESPONSE_CACHED] = True
-        return amount
-
-
-Attributes = Mapping[str, AttributeValue]
-
-
-def _record(
-    record: Callable[[float, Attributes, Context], None], value: float, attributes: Attributes, context: Context
-) -> None:
-    # Each though another fails.
-    with _METRIC:
-        record(value, attributes, context)
-
-
-def _record_opening(telemetry: Telemetry, attributes: Attributes, span: SpanContext) -> None:
-    _record(telemetry.active_streams.add, 1, attributes, exemplar_context(span))
-
-
-def _record_gaps(telemetry: Telemetry, attributes: Attributes, span: SpanContext, times: Iterable[float]) -> None:
-    context = exemplar_context(span)
-    for earlier, later in pairwise(times):
-        _record(telemetry.time_per_output_chunk.record, later - earlier, attributes, context)
-
-
-def _record_cost(telemetry: Telemetry, attributes: Attributes, span: SpanContext, amount: float) -> None:
-    _record(telemetry.cost.record, amount, attributes, exemplar_context(span))
-
-
-def _record_call(
-    telemetry: Telemetry,
-    attributes: Attributes,
-    span: SpanContext,
-    duration: float,
-    model: str | None,
-    cached: bool,
-    input_tokens: int | None,
-    output_tokens: int | None,
-    amount: float | None,
-    error: str | None,
-    time_to_first_chunk: float | None,
-    times: Iterable[float] | None,
-) -> None:
-    """Record what a call measured, now that it is over."""
-    context = exemplar_context(span)
-    if times is not None:
-        _record(telemetry.active_streams.add, -1, attributes, context)
-        _record_gaps(telemetry, attributes, span, times)
-    if time_to_first_chunk is not None:
-        _record(telemetry.time_to_first_chunk.record, time_to_first_chunk, attributes, context)
-    if model is not None:
-        attributes = {**attributes, gen_ai.GEN_AI_RESPONSE_MODEL: model}
-    for count, token_type in ((input_tokens, TOKEN_INPUT), (output_tokens, TOKEN_OUTPUT)):
-        if count is not None:
-            of_type = {**attributes, gen_ai.GEN_AI_TOKEN_TYPE: token_type}
-            _record(telemetry.token_usage.record, count, of_type, context)
-    if amount is not None:
-        _record(telemetry.cost.record, amount, attributes, context)
-    if error is not None:
-        attributes = {**attributes, error_attributes.ERROR_TYPE: error}
-    if cached:
-        # A hit takes no time worth an average: whoever plots latency can leave it out.
-        attributes = {**attributes, MODELFORGE_RESPONSE_CACHED: True}
-    _record(telemetry.duration.record, duration, attributes, context)
+        return cost
 
 
 def abandon_open_calls() -> None:
-    """End every call still open, when the process ends."""
-    _end_dropped()
+    """End every call that is still open, when the process ends."""
     for call in list(open_calls.values()):
         call.abandon()
 
 
-def record_error(span: Span, error: BaseException, secrets: Sequence[str], said: Sequence[str] = ()) -> None:
-    """Mark ``span`` as failed with ``error``: status, ``error.type`` and an exception event.
-
-    Without credentials, and without what the error quotes of ``said``. In that order: what comes first costs least and
-    is least likely to fail on a strange exception.
-    """
-    span.set_status(StatusCode.ERROR)
-    kind = error_type(error)
-    span.set_attribute(error_attributes.ERROR_TYPE, kind)
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - in the words of the traceback module, which meets the same below.
-        text = "<exception str() failed>"
-    message = without_quotations(without_credentials(text, secrets), said)
-    span.set_status(StatusCode.ERROR, message)
-    stacktrace = without_credentials("".join(format_exception(error)), secrets)
-    span.add_event(
-        "exception",
-        {
-            exception_attributes.EXCEPTION_TYPE: kind,
-            exception_attributes.EXCEPTION_MESSAGE: message,
-            exception_attributes.EXCEPTION_STACKTRACE: without_quotations(stacktrace, said),
-        },
-    )
-
-
-def error_type(error: BaseException) -> str:
-    """Return the exception's fully qualified class name, as the conventions' ``error.type`` wants it."""
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _is_internal(chunk: object) -> bool:
-    """Return whether nobody but the model's own class sees a chunk: ``ChatOllama`` streams an ``invoke``, too.
+    """Return whether only the model's own class sees a chunk, as where ``ChatOllama`` streams an ``invoke``.
 
     LangChain gives a chunk that it hands on an id before it tells the callbacks.
     """
@@ -594,59 +557,13 @@ def _is_internal(chunk: object) -> bool:
     return message is not None and getattr(message, "id", None) is None
 
 
-def _cost_attributes(amount: float, response: Response) -> dict[str, AttributeValue]:
+def _cost_attributes(cost: float, response: Response) -> dict[str, AttributeValue]:
     return {
-        GEN_AI_USAGE_COST_AMOUNT: amount,
+        GEN_AI_USAGE_COST_AMOUNT: cost,
         GEN_AI_USAGE_COST_CURRENCY: "USD",
         GEN_AI_USAGE_COST_SOURCE: "local" if response.cost is None else "provider",
     }
 
 
-def _llm_result(generations: Sequence[object], llm_output: object) -> LLMResult:
-    return LLMResult.model_construct(generations=[list(generations)], llm_output=llm_output)
-
-
-_USAGE_ATTRIBUTES: Final = (
-    ("input_tokens", gen_ai.GEN_AI_USAGE_INPUT_TOKENS),
-    ("output_tokens", gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS),
-    ("cache_read_input_tokens", gen_ai.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS),
-    ("cache_write_input_tokens", GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS),
-    ("reasoning_output_tokens", gen_ai.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS),
-)
-
-
-def _add_usage(attributes: dict[str, AttributeValue], usage: Usage) -> None:
-    for field, attribute in _USAGE_ATTRIBUTES:
-        if (count := getattr(usage, field)) is not None:
-            attributes[attribute] = count
-
-
-def _estimated_tokens(items: Sequence[object]) -> int | None:
-    characters = sum(len(text) for text in _texts(items))
-    return max(characters // _CHARACTERS_PER_TOKEN, 1) if characters else None
-
-
-def _texts(items: Iterable[object]) -> list[str]:
-    """Return the texts in plain prompts, messages, and generations with or without a message."""
-    found: list[str] = []
-    for item in items:
-        message = getattr(item, "message", item)
-        content: object = item if isinstance(item, str) else getattr(message, "content", getattr(message, "text", None))
-        if isinstance(content, str):
-            found.append(content)
-        for part in _list(content):
-            text = part if isinstance(part, str) else _dict(part).get("text")
-            if isinstance(text, str):
-                found.append(text)
-        for tool_call in _list(getattr(message, "tool_calls", None)):
-            arguments = _dict(_dict(tool_call).get("args"))
-            found.extend(value for value in arguments.values() if isinstance(value, str))
-    return found
-
-
-def _list(value: object) -> list[object]:
-    return cast("list[object]", value) if isinstance(value, list) else []
-
-
-def _dict(value: object) -> dict[str, object]:
-    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+def _llm_result(ending: Ending) -> LLMResult:
+    return LLMResult.model_construct(generations=[list(ending.generations)], llm_output=ending.llm_output)

@@ -1,8 +1,9 @@
-"""Other GenAI instrumentations in the same process: whose span a call has.
+"""Other GenAI instrumentations in the same process: which of them has the span of a call.
 
-opentelemetry-util-genai's rule is that the outer instrumentation speaks: it leaves an ``InferenceData`` in the context,
-and an inner one that finds it records nothing and adds to it what it knows. So the instrumentation of a provider's
-client is silent below a ModelForge call, and a ModelForge call is silent below the official LangChain instrumentation.
+opentelemetry-util-genai's rule is that the outer instrumentation makes the span: it leaves an ``InferenceData`` in the
+context, and an inner one that finds it records nothing and adds its findings to it. So the instrumentation of a
+provider's client is silent below a ModelForge call, and a ModelForge call is silent below the official LangChain
+instrumentation.
 """
 
 from sys import modules
@@ -16,40 +17,40 @@ from .otel_utils import Guard
 from .response import Response, Usage
 from .semconv import OPERATION_CHAT
 
-# What OpenLLMetry's instrumentations of the providers' clients honour.
+# OpenLLMetry's instrumentations of the providers' clients honour it.
 _OPENLLMETRY_KEY: Final = "suppress_language_model_instrumentation"
 
 _LANGCHAIN_MODULE: Final = "opentelemetry.instrumentation.genai.langchain"
 
-_ENCLOSING: Final = Guard("asking the official LangChain instrumentation for its span")
+_OUTER_GUARD: Final = Guard("asking the official LangChain instrumentation for its span")
 
 
-class Enclosed(InferenceData):
-    """What the instrumentation of a provider's client reports about the call that encloses it."""
+class InnerReport(InferenceData):
+    """The findings of the instrumentation of a provider's client about the call around it."""
 
     def __init__(self) -> None:
-        # Not the dataclass's own, which sets fifty fields that the class has the defaults of.
+        # The dataclass's own sets fifty fields to the defaults that the class has anyway.
         self.attributes = {}
         self.metric_attributes = {}
 
-    def complete(self, response: Response) -> None:
-        """Fill in what LangChain did not hand on, if an instrumentation has reported at all."""
+    def response(self) -> Response:
+        """Return the response as the inner instrumentation has read it; empty if there is none."""
         if self.operation_name is None:
-            return
-        response.id = response.id or self.response_id
-        response.model = response.model or self.response_model
-        response.finish_reasons = response.finish_reasons or tuple(self.response_finish_reasons or ())
-        if response.usage is None and not response.cached and self.usage_input_tokens is not None:
-            response.usage = Usage(
+            return Response()
+        usage = None
+        if self.usage_input_tokens is not None:
+            usage = Usage(
                 input_tokens=self.usage_input_tokens,
                 output_tokens=self.usage_output_tokens,
                 cache_read_input_tokens=self.usage_cache_read_input_tokens,
                 cache_write_input_tokens=self.usage_cache_write_input_tokens,
                 reasoning_output_tokens=self.usage_reasoning_output_tokens,
             )
+        reasons = tuple(self.response_finish_reasons or ())
+        return Response(id=self.response_id, model=self.response_model, finish_reasons=reasons, usage=usage)
 
 
-class Enclosing:
+class OuterInference:
     """The inference of another instrumentation that a call belongs to."""
 
     __slots__ = ("_data", "_invocations", "_run_id")
@@ -60,9 +61,9 @@ class Enclosing:
         self._invocations = invocations
 
     def data(self) -> InferenceData | None:
-        """Return where to report to, or None if the other instrumentation has not begun yet."""
+        """Return the data to report to, or None if the other instrumentation has not begun yet."""
         if self._data is None and self._invocations is not None:
-            with _ENCLOSING:
+            with _OUTER_GUARD:
                 invocation = self._invocations.get_invocation(self._run_id)
                 found = invocation and invocation.context.get(CLIENT_INFERENCE_CONTEXT_KEY)
                 self._data = found if isinstance(found, InferenceData) else None
@@ -75,31 +76,31 @@ class _Invocations(Protocol):
     def get_invocation(self, run_id: UUID) -> GenAIInvocation | None: ...
 
 
-def enclosing_context(context: Context, enclosed: Enclosed) -> Context:
-    """Return ``context`` with what tells inner instrumentations to be silent, and where to report instead."""
-    return Context({**context, CLIENT_INFERENCE_CONTEXT_KEY: enclosed, _OPENLLMETRY_KEY: True})
+def context_of_inference(context: Context, report: InnerReport) -> dict[str, object]:
+    """Return the entries of ``context`` and those that silence inner instrumentations, which report instead."""
+    return {**context, CLIENT_INFERENCE_CONTEXT_KEY: report, _OPENLLMETRY_KEY: True}
 
 
-def enclosing_inference(operation: str, run_id: UUID, model: object) -> Enclosing | None:
-    """Return the inference that another instrumentation has for this run, or None if the run is ours to describe.
+def outer_inference(operation: str, run_id: UUID, model: object) -> OuterInference | None:
+    """Return the inference that another instrumentation records for this run, or None if the run is ours to record.
 
     :param model: the name that the run gives its model, if it does.
     """
     data = get_current().get(CLIENT_INFERENCE_CONTEXT_KEY)
-    # Not within another call of ours: a model that calls a model makes two calls.
-    if isinstance(data, InferenceData) and not isinstance(data, Enclosed):
-        return Enclosing(run_id, data)
+    # A model that calls another model makes two calls, so a call of ours around this one does not count.
+    if isinstance(data, InferenceData) and not isinstance(data, InnerReport):
+        return OuterInference(run_id, data)
     if model is not None and operation == OPERATION_CHAT and (invocations := _langchain_invocations()) is not None:
-        # It describes every run of a chat model that has a name, and hears of a synchronous one before us and of an
-        # asynchronous one after us.
-        return Enclosing(run_id, None, invocations)
+        # It records every run of a chat model that has a name. Its callback runs before ours in a synchronous run, and
+        # after ours in an asynchronous one.
+        return OuterInference(run_id, None, invocations)
     return None
 
 
 def _langchain_invocations() -> _Invocations | None:
     if (module := modules.get(_LANGCHAIN_MODULE)) is None:
         return None
-    with _ENCLOSING:
+    with _OUTER_GUARD:
         # It has no public way to ask.
         handler = module.LangChainInstrumentor()._callback_handler
         return handler._invocation_manager if handler is not None else None
@@ -107,7 +108,7 @@ def _langchain_invocations() -> _Invocations | None:
 
 
 def publish(data: InferenceData, response: Response) -> None:
-    """Report to ``data`` what a response said."""
+    """Report ``response`` to the instrumentation that has ``data``."""
     data.response_id = response.id or data.response_id
     data.response_model = response.model or data.response_model
     if response.finish_reasons:

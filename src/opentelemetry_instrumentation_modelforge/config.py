@@ -1,22 +1,22 @@
 """Every option once: keyword of ``instrument()`` over environment over ModelForge's own settings over default.
 
 The fields of :class:`Configuration` are the only list of options. Keywords, environment variables, the
-``opentelemetry`` section of ModelForge's ``config.json``, OpenTelemetry's declarative configuration and the table in
-``docs/configuration.md`` are all read off them.
+``opentelemetry`` section of ModelForge's ``config.json``, OpenTelemetry's declarative configuration, the documentation
+and the diagnosis command are all derived from them.
 
-``instrument()`` calls :func:`check_keywords`, which imports nothing. :func:`resolve` reads the other sources, once
+``instrument()`` calls :func:`check_keywords`, which imports nothing. :func:`resolve` reads the other sources after
 ModelForge has been imported.
 """
 
 import os
-import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from logging import getLogger
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, NewType, TypeAlias, TypeVar, cast
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, Final, Literal, NewType, TypeAlias, cast
 
 from opentelemetry.util.types import AttributeValue
+
+from .option_types import ATTRIBUTES, BOOLEAN, COST, KEYS, LENGTH, OptionType, choice, function, shown
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .response import Usage
 
 _logger = getLogger(__name__)
-
-T = TypeVar("T")
 
 RequestHook: TypeAlias = "Callable[[Span, list[BaseMessage], dict[str, object]], object]"
 ResponseHook: TypeAlias = "Callable[[Span, LLMResult], object]"
@@ -40,245 +38,135 @@ Keywords = NewType("Keywords", dict[str, object])
 _PREFIX: Final = "OTEL_PYTHON_MODELFORGE_"
 _SECTION: Final = '{"settings": {"opentelemetry": {...}}}'
 
-
-class _Kind(NamedTuple, Generic[T]):
-    """What an option accepts.
-
-    ``check`` raises TypeError for a wrong type and ValueError for a bad value of the right one. ``parse`` turns
-    the text of an environment variable into a value for ``check`` to judge, and hands on what it can't read.
-    """
-
-    accepts: str
-    check: Callable[[object], T]
-    parse: Callable[[str], object] = str
-    keyword_only: bool = False
-
-
-def _check_boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
-
-
-def _parse_boolean(text: str) -> object:
-    return {"true": True, "false": False}.get(text.lower(), text)
-
-
-def _check_length(value: object) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def _parse_length(text: str) -> object:
-    return int(text) if text.isascii() and text.isdigit() else text
-
-
-def _check_text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{_shown(value)} is not a string")
-    # One lone surrogate, as from an environment that is not UTF-8, fails the export of a whole batch.
-    value.encode()
-    return value
-
-
-def _check_key(value: object) -> str:
-    key = _check_text(value)
-    if not key:
-        raise ValueError("a name is empty")
-    return key
-
-
-def _check_keys(value: object) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise TypeError
-    # A key named twice is copied once.
-    return tuple(dict.fromkeys(_check_key(key) for key in cast("list[object]", value)))
-
-
-def _parse_keys(text: str) -> object:
-    return [key.strip() for key in text.split(",") if key.strip()]
-
-
-def _check_scalar(value: object) -> str | bool | int | float:
-    if isinstance(value, str):
-        return _check_text(value)
-    if not isinstance(value, (bool, int, float)):
-        raise TypeError(f"{_shown(value)} is none of these")
-    # OTLP's integers have 64 bits: a longer one fails the export of a whole batch.
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ValueError("an integer has more than 64 bits")
-    return value
-
-
-def _check_attribute(value: object) -> AttributeValue:
-    if not isinstance(value, (list, tuple)):
-        return _check_scalar(value)
-    items = tuple(_check_scalar(item) for item in cast("list[object]", value))
-    if len({type(item) for item in items}) > 1:
-        raise TypeError(f"{_shown(items)} is not of one kind")
-    return items
-
-
-def _check_attributes(value: object) -> Mapping[str, AttributeValue]:
-    if not isinstance(value, Mapping):
-        raise TypeError
-    # A copy: what the application does to its dict later changes nothing here. Not a MappingProxyType, which
-    # can't be pickled or deep-copied with the model that carries this.
-    return {_check_key(key): _check_attribute(item) for key, item in cast("Mapping[object, object]", value).items()}
-
-
-def _parse_attributes(text: str) -> object:
-    """Read the format of ``OTEL_RESOURCE_ATTRIBUTES``: percent-encoded, and one error discards all of it."""
-    attributes: dict[str, str] = {}
-    for pair in text.split(","):
-        key, equals, value = pair.partition("=")
-        if equals:
-            attributes[unquote(key.strip(), errors="strict")] = unquote(value.strip(), errors="strict")
-        elif pair.strip():
-            raise ValueError(f"{_shown(pair)} is not key=value")
-    return attributes
-
-
-def _check_cost(value: object) -> "bool | CostFunction":
-    return cast("CostFunction", value) if callable(value) else _check_boolean(value)
-
-
-def _choice(*values: str) -> _Kind[str]:
-    def check(value: object) -> str:
-        if not isinstance(value, str):
-            raise TypeError
-        if value not in values:
-            raise ValueError
-        return value
-
-    *others, last = (f"`{value}`" for value in values)
-    return _Kind(f"{', '.join(others)} or {last}", check, str.lower)
-
-
-def _function(of: str) -> _Kind[object]:
-    def check(value: object) -> object:
-        if value is not None and not callable(value):
-            raise TypeError
-        return value
-
-    return _Kind(f"function of {of}", check, keyword_only=True)
-
-
-_BOOLEAN: Final = _Kind("`true` or `false`", _check_boolean, _parse_boolean)
-_LENGTH: Final = _Kind("whole number, 0 or more", _check_length, _parse_length)
-_KEYS: Final = _Kind("list of strings", _check_keys, _parse_keys)
-_ATTRIBUTES: Final = _Kind(
-    "map from string to string, boolean, integer, float or a list of one of these", _check_attributes, _parse_attributes
-)
-_COST: Final = _Kind(
-    "`true`, `false` or, as a keyword, function of provider, model and `Usage`", _check_cost, _parse_boolean
+# Variables of other packages, by the option that people expect here.
+_SHARED_VARIABLES: Final = dict.fromkeys(
+    ("capture_content", "capture_message_content", "capture_messages", "trace_content", "content"),
+    "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
 )
 
 
-def _option(kind: _Kind[Any], doc: str) -> dict[str, Any]:
-    return {"kind": kind, "doc": doc}
+def _option(option_type: OptionType[Any], doc: str, default: object = None) -> Any:
+    """Declare an option; ``doc`` is its meaning, in Markdown."""
+    metadata = {"type": option_type, "doc": doc}
+    if isinstance(default, dict):
+        return field(default_factory=dict[str, AttributeValue], metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """The options in force, each checked."""
 
-    enabled: bool = field(default=True, metadata=_option(_BOOLEAN, "`false` leaves ModelForge as it is."))
-    attributes: Mapping[str, AttributeValue] = field(
-        default_factory=dict[str, AttributeValue], metadata=_option(_ATTRIBUTES, "Attributes added to both spans.")
+    enabled: bool = _option(BOOLEAN, "`false` leaves ModelForge as it is.", True)
+    attributes: Mapping[str, AttributeValue] = _option(ATTRIBUTES, "Attributes added to both spans.", {})
+    metric_attributes: Mapping[str, AttributeValue] = _option(
+        ATTRIBUTES, "Attributes added to every metric. Each new value is a new time series.", {}
     )
-    metric_attributes: Mapping[str, AttributeValue] = field(
-        default_factory=dict[str, AttributeValue],
-        metadata=_option(_ATTRIBUTES, "Attributes added to every metric. Each new value is a new time series."),
+    span_names: Literal["default", "semconv"] = _option(
+        choice("default", "semconv"),
+        "The model span's name: `langchain.llm.invoke`, or the semantic conventions' (`chat gpt-4o-mini`).",
+        "default",
     )
-    span_names: Literal["default", "semconv"] = field(
-        default="default",
-        metadata=_option(
-            _choice("default", "semconv"),
-            "The model span's name: `langchain.llm.invoke`, or the semantic conventions' (`chat gpt-4o-mini`).",
-        ),
+    chunk_events: Literal["first", "all", "off"] = _option(
+        choice("first", "all", "off"), "Which chunks of a stream become events on the model span.", "first"
     )
-    chunk_events: Literal["first", "all", "off"] = field(
-        default="first",
-        metadata=_option(_choice("first", "all", "off"), "Which chunks of a stream become events on the model span."),
+    chunk_metrics: bool = _option(
+        BOOLEAN,
+        "Record the time between two chunks of a stream, one measurement a chunk. `false` saves most of the cost of a "
+        "stream's metrics.",
+        True,
     )
-    baggage_keys: tuple[str, ...] = field(
-        default=(), metadata=_option(_KEYS, "Baggage entries copied onto both spans.")
+    stream_usage: bool = _option(
+        BOOLEAN,
+        "Make OpenAI-compatible models ask for the usage of their streams, which then have tokens and a cost. The "
+        "provider must accept `stream_options`.",
+        False,
     )
-    metric_baggage_keys: tuple[str, ...] = field(
-        default=(), metadata=_option(_KEYS, "Baggage entries copied onto metrics. Each new value is a new time series.")
+    baggage_keys: tuple[str, ...] = _option(KEYS, "Baggage entries copied onto both spans.", ())
+    metric_baggage_keys: tuple[str, ...] = _option(
+        KEYS, "Baggage entries copied onto metrics. Each new value is a new time series.", ()
     )
-    estimate_tokens: bool = field(
-        default=True,
-        metadata=_option(_BOOLEAN, "Estimate, on the span only, the tokens that a provider did not report."),
+    metadata_keys: tuple[str, ...] = _option(
+        KEYS,
+        "Entries of the run's metadata (`RunnableConfig`) copied onto the model span. `tags` and `run_name` stand for "
+        "the run's own.",
+        (),
     )
-    cost: "bool | CostFunction" = field(
-        default=True,
-        metadata=_option(
-            _COST,
-            "Record what a call cost. A function's result, in USD, replaces the computed price; `None` records none.",
-        ),
+    metric_metadata_keys: tuple[str, ...] = _option(
+        KEYS, "Entries of the run's metadata copied onto metrics. Each new value is a new time series.", ()
     )
-    max_content_length: int | None = field(
-        default=None,
-        metadata=_option(_LENGTH, "Characters kept of one part of captured content. `null` keeps all of them."),
+    estimate_tokens: bool = _option(
+        BOOLEAN, "Estimate, on the span only, the tokens that a provider did not report.", True
     )
-    request_hook: "RequestHook | None" = field(
-        default=None,
-        metadata=_option(_function("span, messages and parameters"), "Called with the model span before the model is."),
+    cost: "bool | CostFunction" = _option(
+        COST,
+        "Record what a call cost. A function's result, in USD, replaces the computed price; `None` records none.",
+        True,
     )
-    response_hook: "ResponseHook | None" = field(
-        default=None,
-        metadata=_option(
-            _function("span and result"), "Called with the model span and LangChain's `LLMResult` before the span ends."
-        ),
+    error_messages: Literal["safe", "full"] | None = _option(
+        choice("safe", "full"),
+        "`safe` tells of an error only its type, codes and stack. `full` adds its text, without credentials and at "
+        "most 4 KiB of it. The default is `safe`, or `full` where spans capture content.",
     )
-    redact: Redact | None = field(
-        default=None,
-        metadata=_option(
-            _function("text, returning text"),
-            "Rewrites every captured text before it is recorded. If it raises, the text is dropped.",
-        ),
+    max_content_length: int | None = _option(
+        LENGTH, "Characters kept of one part of captured content. `null` keeps all of them."
+    )
+    request_hook: "RequestHook | None" = _option(
+        function("span, messages and parameters"),
+        "Called with the model span before the model is. Its parameters include the run's `metadata`, `tags` and "
+        "`run_name`.",
+    )
+    response_hook: "ResponseHook | None" = _option(
+        function("span and result"), "Called with the model span and LangChain's `LLMResult` before the span ends."
+    )
+    redact: Redact | None = _option(
+        function("text, returning text"),
+        "Rewrites every captured text before it is recorded. If it raises, the text is dropped.",
     )
 
 
-_KINDS: Final[dict[str, _Kind[object]]] = {option.name: option.metadata["kind"] for option in fields(Configuration)}
-_SETTABLE: Final = {name: name for name, kind in _KINDS.items() if not kind.keyword_only}
+OPTION_TYPES: Final[dict[str, OptionType[object]]] = {
+    option.name: option.metadata["type"] for option in fields(Configuration)
+}
+_SETTABLE: Final = {name: name for name, kind in OPTION_TYPES.items() if not kind.keyword_only}
 _VARIABLES: Final = {_PREFIX + name.upper(): name for name in _SETTABLE}
 
 
 def check_keywords(options: Mapping[str, object], others: Iterable[str] = ()) -> Keywords:
     """Check the options given to ``instrument()``.
 
-    An unknown one or a wrong type is a TypeError, a bad value of the right type a ValueError. ``others`` are the
-    keywords that ``instrument()`` takes beside options, for the error to suggest.
+    :param others: the keywords that ``instrument()`` takes beside options, for the error to suggest.
+    :raises TypeError: for an unknown option or a value of the wrong type.
+    :raises ValueError: for a bad value of the right type.
     """
     checked: dict[str, object] = {}
     for name, value in options.items():
-        kind = _KINDS.get(name)
-        if kind is None:
-            raise TypeError(f"instrument() has no option {name!r}; {_instead(name, (*_KINDS, *others))}")
+        option_type = OPTION_TYPES.get(name)
+        if option_type is None:
+            raise TypeError(f"instrument() has no option {name!r}; {_suggestion(name, (*OPTION_TYPES, *others))}")
         try:
-            checked[name] = kind.check(value)
+            checked[name] = option_type.check(value)
         except (TypeError, ValueError) as error:
-            wrong = TypeError if isinstance(error, TypeError) else ValueError
-            raise wrong(f"instrument({name}={_shown(value)}): {_expected(kind, error)}") from error
+            raised = TypeError if isinstance(error, TypeError) else ValueError
+            raise raised(f"instrument({name}={shown(value)}): {_expectation(option_type, error)}") from error
     return Keywords(checked)
 
 
 def resolve(keywords: Keywords) -> Configuration:
-    """Put the sources over each other. Reads ModelForge's settings: for when ModelForge has been imported.
+    """Return the configuration of all sources together.
 
-    What is malformed outside the code counts as not set, as OpenTelemetry's specification of environment variables has
-    it, and is logged in one WARNING each.
+    Invalid values outside the code are logged in one WARNING each and count as not set; an invalid boolean counts as
+    false. Both are rules of OpenTelemetry's specification of environment variables. Reads ModelForge's settings, so
+    call it after ModelForge has been imported.
     """
-    values = {**_from_settings(), **_from_environment(), **keywords}
+    values = {name: value for _, source in sources(keywords) for name, value in source.items()}
     return Configuration(**cast("dict[str, Any]", values))
+
+
+def sources(keywords: Keywords) -> list[tuple[str, Mapping[str, object]]]:
+    """Return the names of the sources and the options that each sets, a later source over the earlier ones."""
+    settings, path = _from_settings()
+    return [(path, settings), ("environment", _from_environment()), ("instrument()", keywords)]
 
 
 def _from_environment() -> dict[str, object]:
@@ -289,27 +177,30 @@ def _from_environment() -> dict[str, object]:
     return _accepted("environment", texts, _VARIABLES, parse=True)
 
 
-def _from_settings() -> dict[str, object]:
-    """Read the section in the one ``config.json`` that ModelForge reads, local over global."""
-    source = "ModelForge's configuration"
+def _from_settings() -> tuple[dict[str, object], str]:
+    """Read the section in the one ``config.json`` that ModelForge reads, local over global; also return its path."""
+    path = "ModelForge's configuration"
     try:
         from modelforge import config
 
-        path = config.get_config_path()
-        source = str(path)
-        content: object = config.get_config_from_path(path)[0]
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with that file is not the application's problem.
-        # What the parser said tells the line and column; ModelForge's own error does not. Neither quotes the file.
-        _logger.warning("%s is ignored: %s; expected %s", source, error.__cause__ or error, _SECTION)
-        return {}
-    settings = _member(content, "settings")
-    section = _member(settings, "opentelemetry")
-    if not isinstance(section, dict):
-        # Outside the section a value is ModelForge's, and may be a credential.
-        found = _shown(section) if isinstance(settings, dict) else f"a {type(section).__name__}"
-        _logger.warning("%s, settings.opentelemetry is ignored: found %s, expected %s", source, found, _SECTION)
-        return {}
-    return _accepted(f"{source}, settings.opentelemetry", cast("dict[str, object]", section), _SETTABLE)
+        path = str(config.get_config_path())
+        content: object = config.get_config_from_path(config.get_config_path())[0]
+    except Exception as error:  # noqa: BLE001 - a fault in that file must not fail the application.
+        # The parser's message names the line and column; ModelForge's own does not. Neither quotes the file.
+        _logger.warning("%s is ignored: %s; expected %s", path, error.__cause__ or error, _SECTION)
+        return {}, path
+    values: dict[str, object] = {}
+    for parent in ("telemetry", "settings"):
+        source = f"{path}, {parent}.opentelemetry"
+        container = _member(content, parent)
+        section = _member(container, "opentelemetry")
+        if isinstance(section, dict):
+            values |= _accepted(source, cast("dict[str, object]", section), _SETTABLE)
+        elif parent == "settings" or isinstance(container, dict):
+            # Outside the section a value belongs to ModelForge and may be a credential.
+            found = shown(section) if isinstance(container, dict) else f"a {type(section).__name__}"
+            _logger.warning("%s is ignored: found %s, expected %s", source, found, _SECTION)
+    return values, path
 
 
 def _member(value: object, key: str) -> object:
@@ -319,26 +210,31 @@ def _member(value: object, key: str) -> object:
 def _accepted(
     source: str, entries: Mapping[str, object], names: Mapping[str, str], *, parse: bool = False
 ) -> dict[str, object]:
-    """Keep the entries that are accepted, by option. ``names`` has the option's name by the source's key."""
+    """Return the valid entries by option, and log a warning for each of the others.
+
+    :param names: the options by the source's keys.
+    :param parse: whether the values are texts.
+    """
     values: dict[str, object] = {}
     for key, value in entries.items():
-        if name := names.get(key):
-            kind = _KINDS[name]
-            try:
-                values[name] = kind.check(kind.parse(str(value)) if parse else value)
-            except (TypeError, ValueError) as error:
-                problem = _expected(kind, error)
-            else:
-                continue
-        else:
-            problem = f"there is no such option here; {_instead(key, names)}"
-            key = _shown(key)  # noqa: PLW2901 - may be anything.
-        _logger.warning("%s: %s=%s is ignored: %s", source, key, _shown(value), problem)
+        name = names.get(key)
+        if name is None:
+            problem = f"is ignored: there is no such option here; {_suggestion(key, names)}"
+            _logger.warning("%s: %s=%s %s", source, shown(key), shown(value), problem)
+            continue
+        option_type = OPTION_TYPES[name]
+        try:
+            values[name] = option_type.check(option_type.parse(str(value)) if parse else value)
+        except (TypeError, ValueError) as error:
+            verdict = "is ignored"
+            if option_type.malformed_is_false and value is not None:
+                verdict, values[name] = "counts as false", False
+            _logger.warning("%s: %s=%s %s: %s", source, key, shown(value), verdict, _expectation(option_type, error))
     return values
 
 
 def _initialize_declared(self: object, /, **options: object) -> None:
-    # A null in that file is an option not set.
+    # In declarative configuration a null is an option that is not set.
     given = {name: value for name, value in options.items() if value is not None}
     values = _accepted("OpenTelemetry configuration, instrumentation/development.python.modelforge", given, _SETTABLE)
     for name in _SETTABLE:
@@ -354,38 +250,27 @@ DeclaredOptions: Final = make_dataclass(
         "__doc__": """The options in OpenTelemetry's declarative configuration; None is not set.
 
         For the ``configuration`` attribute of the instrumentor's class: ``opentelemetry-configuration`` builds one from
-        the node ``instrumentation/development: python: modelforge:`` and gives what is not None to ``instrument()``.
-        What is malformed is logged and not set, so that the rest of the node still counts.
+        the node ``instrumentation/development: python: modelforge:`` and gives each option that is not None to
+        ``instrument()``. An invalid value is logged and not set, so that the rest of the node still counts.
         """,
         "__init__": _initialize_declared,
     },
 )
 
 
-def _expected(kind: _Kind[object], error: Exception) -> str:
-    return f"expected {kind.accepts}" + (f", but {error}" if str(error) else "")
+def _expectation(option_type: OptionType[object], error: Exception) -> str:
+    return f"expected {option_type.accepts}" + (f", but {error}" if str(error) else "")
 
 
-def _instead(name: str, known: Iterable[str]) -> str:
+def _suggestion(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    if (option := name.removeprefix(_PREFIX).lower()) in _KINDS and option not in _SETTABLE:
+    option = name.removeprefix(_PREFIX).lower()
+    if variable := _SHARED_VARIABLES.get(option):
+        return f"content is captured with {variable}"
+    if option in OPTION_TYPES and option not in _SETTABLE:
         return f"{option} can only be a keyword of instrument()"
     spelled = {word.lower(): word for word in known}
     if close := get_close_matches(name.lower(), spelled, n=1):
         return f"did you mean {spelled[close[0]]}?"
     return f"there are {', '.join(spelled.values())}"
-
-
-_repr = reprlib.Repr()
-_repr.maxlevel = 2
-_repr.maxstring = _repr.maxother = 80
-
-
-def _shown(value: object) -> str:
-    """Write a value for a message: one line, of a sane length, whatever it is."""
-    try:
-        text = _repr.repr(value)
-    except Exception:  # noqa: BLE001 - an int of more than 4,300 digits has no text.
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 200 else f"{text[:197]}..."

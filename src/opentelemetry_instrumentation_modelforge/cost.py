@@ -1,217 +1,202 @@
-"""Tokens to money: what a model call cost, in US dollars.
+"""The price of a model call in US dollars, computed from its token counts.
 
-The rates of a model are resolved once, when ModelForge hands the model out; a call only multiplies. They come from data
-that is already on the machine, never from the network, in this order:
-
-1. the `models.dev <https://models.dev>`_ metadata that an ``EnhancedLLM`` holds,
-2. ModelForge's models.dev cache on disk, read only, whatever its age,
-3. the `genai-prices <https://github.com/pydantic/genai-prices>`_ package, if it is installed.
-
-What no source prices has no cost: None, never 0. The result is the ``gen_ai.usage.cost.amount`` of the draft
-convention open-telemetry/semantic-conventions-genai#443, with the source ``local``.
+The rates of a model are resolved once, when ModelForge hands the model out; a call only multiplies. They are read from
+data on the machine, never from the network. The first list that knows the model prices it: the models.dev metadata of
+an ``EnhancedLLM``, ModelForge's models.dev cache on disk (read only, whatever its age), or the ``genai-prices`` package
+if it is installed. A model that no list knows has no price: None, never 0.
 """
 
-from __future__ import annotations
-
-import importlib
 import json
-import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import lru_cache
+from importlib import import_module
 from operator import itemgetter
+from os.path import expanduser
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from .values import NOTHING, count, items, mapping, price
 
 if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, ModelPrice
+    from genai_prices.types import ModelInfo, ModelPrice, PriceVariant, Tier
 
     from .response import Usage
 
-# Local models and subscriptions are not paid by the token. Providers and ModelForge's llm_types share these names.
-_NOT_PAID_BY_TOKEN = frozenset({"ollama", "github-copilot"})
+_STANDARD_TIERS: Final = frozenset({"auto", "default", "on_demand", "standard", "standard_only"})
+"""Service tiers billed at the standard price: ``auto`` and ``default`` at OpenAI and most servers that speak its API
+(https://platform.openai.com/docs/api-reference/chat/create), ``on_demand`` at Groq
+(https://console.groq.com/docs/service-tiers), ``standard`` at Google (https://ai.google.dev/gemini-api/docs/optimization),
+``standard`` and ``standard_only`` at Anthropic (https://platform.claude.com/docs/en/api/service-tiers)."""
 
-# Names of a provider that differ from its id in models.dev or in genai-prices: (models.dev, genai-prices).
-_PROVIDER_IDS = {
-    "amazon-bedrock": ("amazon-bedrock", "aws"),
-    "aws": ("amazon-bedrock", "aws"),
-    "azure-openai": ("azure", "azure"),
-    "bedrock": ("amazon-bedrock", "aws"),
-    "fireworks": ("fireworks-ai", "fireworks"),
-    "fireworks-ai": ("fireworks-ai", "fireworks"),
-    "gemini": ("google", "google"),
-    "google-genai": ("google", "google"),
-    "google-vertex": ("google-vertex", "google"),
-    "mistral-ai": ("mistral", "mistral"),
-    "mistralai": ("mistral", "mistral"),
-    "moonshot": ("moonshotai", "moonshotai"),
-    "novita": ("novita-ai", "novita"),
-    "novita-ai": ("novita-ai", "novita"),
-    "together": ("togetherai", "together"),
-    "together-ai": ("togetherai", "together"),
-    "togetherai": ("togetherai", "together"),
-    "x-ai": ("xai", "x-ai"),
-    "xai": ("xai", "x-ai"),
+_PROVIDER_IDS: Final = {
+    name: (models_dev, genai_prices)
+    for names, models_dev, genai_prices in (
+        ("amazon-bedrock aws bedrock", "amazon-bedrock", "aws"),
+        ("azure-openai", "azure", "azure"),
+        ("fireworks fireworks-ai", "fireworks-ai", "fireworks"),
+        ("gemini google-genai", "google", "google"),
+        ("google-vertex", "google-vertex", "google"),
+        ("mistral-ai mistralai", "mistral", "mistral"),
+        ("moonshot", "moonshotai", "moonshotai"),
+        ("novita novita-ai", "novita-ai", "novita"),
+        ("together together-ai togetherai", "togetherai", "together"),
+        ("x-ai xai", "xai", "x-ai"),
+    )
+    for name in names.split()
 }
+"""Ids of a provider in models.dev and in genai-prices, where either differs from ModelForge's name."""
 
-# What each source calls the price of a kind of token.
-_MODELS_DEV_KEYS = {
-    "input": "input",
-    "output": "output",
-    "cache_read": "cache_read",
-    "cache_write": "cache_write",
-    "reasoning": "reasoning",
-    "audio_input": "input_audio",
-    "audio_output": "output_audio",
+_NOTIONAL_PRICES: Final = frozenset({"github-copilot", "ollama"})
+"""Providers of genai-prices that do not bill an API call by the token: subscriptions and local servers."""
+
+_KINDS: Final = (
+    ("input_tokens", ("cache_read_input_tokens", "cache_write_input_tokens", "audio_input_tokens")),
+    ("output_tokens", ("reasoning_output_tokens", "audio_output_tokens")),
+)
+"""A direction's total in ``Usage``, and the kinds of tokens in it that can have a rate of their own."""
+
+_PRICE_KEYS: Final = {
+    "input_tokens": "input",
+    "output_tokens": "output",
+    "cache_read_input_tokens": "cache_read",
+    "cache_write_input_tokens": "cache_write",
+    "reasoning_output_tokens": "reasoning",
+    "audio_input_tokens": "input_audio",
+    "audio_output_tokens": "output_audio",
 }
-_MODELFORGE_KEYS = {
-    "input": "input_per_1m_tokens",
-    "output": "output_per_1m_tokens",
-    "cache_read": "cache_read_per_1m_tokens",
-    "cache_write": "cache_write_per_1m_tokens",
-}
-_GENAI_PRICES_KEYS = {
-    "input": "input_mtok",
-    "output": "output_mtok",
-    "cache_read": "cache_read_mtok",
-    "cache_write": "cache_write_mtok",
-    "reasoning": "output_reasoning_mtok",
-    "audio_input": "input_audio_mtok",
-    "audio_output": "output_audio_mtok",
-}
+"""Keys of a kind's price in models.dev (https://github.com/anomalyco/models.dev, ``schema.ts``)."""
 
-_DATE_SUFFIX = re.compile(r"[-@](20\d{2})-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])$")
-
-
-class Rates(Protocol):
-    """What turns the usage of a call into its price."""
-
-    def amount(self, usage: Usage) -> float | None:
-        """USD for `usage`, or None if it cannot be priced."""
-        ...
+_DATE_SUFFIX: Final = re.compile(r"[-@](20\d{2})-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])$")
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRates:
-    """USD per token of each kind, and USD per request.
+    """US dollars per token of each kind, and per request."""
 
-    A tier replaces the rates for the whole call, not only for the tokens above its threshold: that is how the providers
-    bill long contexts, and what genai-prices does.
-    """
-
-    input: float
-    output: float
-    cache_read: float
-    cache_write: float
-    reasoning: float
-    audio_input: float
-    audio_output: float
+    tokens: Mapping[str, float]
+    """Rates of all kinds, by field of ``Usage``."""
+    context_tiers: "tuple[tuple[int, TokenRates], ...]" = ()
+    """Rates of calls with more input tokens than a threshold, the highest threshold first. They apply to all tokens of
+    such a call, not only to those above the threshold: providers bill so, and genai-prices computes so."""
+    service_tiers: "Mapping[str, TokenRates]" = field(default_factory=dict[str, "TokenRates"])
+    """Rates of the service tiers that the list prices, by lower-case name."""
     request: float = 0.0
-    # (for more input tokens than, the rates), the highest threshold first.
-    tiers: tuple[tuple[int, TokenRates], ...] = ()
 
-    def amount(self, usage: Usage) -> float | None:
-        """USD for `usage`; None unless input and output are both reported, since half a call is not its cost."""
-        input_tokens = usage.input_tokens
-        output_tokens = usage.output_tokens
-        if input_tokens is None or output_tokens is None:
+    def price(self, usage: "Usage", service_tier: str | None = None) -> float | None:
+        """Return the price of a call in US dollars.
+
+        :param usage: the call's tokens.
+        :param service_tier: the tier that served the call, as the provider spells it; None means the standard tier.
+        :return: None if the tier has no rates, or if input or output tokens were not reported.
+        """
+        tier = _tier(service_tier)
+        rates = self.service_tiers.get(tier) if tier else self
+        if rates is None or usage.input_tokens is None or usage.output_tokens is None:
             return None
-        rates = self
-        for threshold, tier in self.tiers:
-            if input_tokens > threshold:
-                rates = tier
+        total = rates.request
+        for threshold, context_rates in rates.context_tiers:
+            if usage.input_tokens > threshold:
+                rates = context_rates
                 break
-        cache_read = usage.cache_read_input_tokens or 0
-        cache_write = usage.cache_write_input_tokens or 0
-        audio_input = usage.audio_input_tokens or 0
-        reasoning = usage.reasoning_output_tokens or 0
-        audio_output = usage.audio_output_tokens or 0
-        # Kinds may overlap (cached audio) or contradict the total; then each kind is charged and the rest is nothing.
-        plain_input = input_tokens - cache_read - cache_write - audio_input
-        plain_output = output_tokens - reasoning - audio_output
-        return (
-            rates.request
-            + (plain_input * rates.input if plain_input > 0 else 0.0)
-            + cache_read * rates.cache_read
-            + cache_write * rates.cache_write
-            + audio_input * rates.audio_input
-            + (plain_output * rates.output if plain_output > 0 else 0.0)
-            + reasoning * rates.reasoning
-            + audio_output * rates.audio_output
-        )
+        for direction, kinds in _KINDS:
+            plain: int = getattr(usage, direction)
+            for kind in kinds:
+                tokens: int | None = getattr(usage, kind)
+                if tokens:
+                    plain -= tokens
+                    total += tokens * rates.tokens[kind]
+            # Kinds can overlap (cached audio) or exceed the total; each is charged then, and no plain token is left.
+            if plain > 0:
+                total += plain * rates.tokens[direction]
+        return total
 
 
+@dataclass(slots=True)
 class ScheduledRates:
-    """Rates of genai-prices that change on a date or by the hour (DeepSeek's off-peak prices).
+    """Rates of genai-prices, which can change on a date or by the hour (DeepSeek's off-peak prices).
 
-    They are chosen anew each minute. Its dates and hours lie on whole minutes, so every call gets the rates of its own
-    time, and a process that keeps a model for weeks follows a price change.
+    They are read again each minute. Dates and hours lie on whole minutes there, so each call gets the rates of its own
+    time, and a process that keeps a model for weeks follows a new price.
     """
 
-    __slots__ = ("_chosen", "_model")
+    model: "ModelInfo"
+    variants: "Sequence[PriceVariant]"
+    """The model's prices in service tiers."""
+    # Minute and rates by tier are one attribute, so that threads change them together.
+    _current: tuple[int, dict[str, TokenRates]] = field(default=(-1, {}), init=False, repr=False, compare=False)
 
-    def __init__(self, model: ModelInfo) -> None:
-        self._model = model
-        # One attribute for both, so that threads see them together.
-        self._chosen: tuple[int, TokenRates | None] = (-1, None)
-
-    def current(self) -> TokenRates | None:
-        """Return the rates of this minute."""
+    def current(self, service_tier: str | None = None) -> TokenRates | None:
+        """Return the rates of a service tier in this minute, or None if genai-prices has none."""
         now = int(time() // 60)
-        minute, rates = self._chosen
+        minute, rates = self._current
         if minute != now:
-            rates = _from_model_price(self._model.get_prices(datetime.fromtimestamp(now * 60, UTC)))
-            self._chosen = (now, rates)
-        return rates
+            rates = {}
+            self._current = (now, rates)
+        tier = _tier(service_tier)
+        found = rates.get(tier)
+        if found is None and (found := self._read(tier, datetime.fromtimestamp(now * 60, UTC))) is not None:
+            rates[tier] = found
+        return found
 
-    def amount(self, usage: Usage) -> float | None:
-        """USD for `usage` at the rates of this minute."""
-        rates = self.current()
-        return None if rates is None else rates.amount(usage)
+    def price(self, usage: "Usage", service_tier: str | None = None) -> float | None:
+        """Return the price of a call at the rates of this minute."""
+        rates = self.current(service_tier)
+        return None if rates is None else rates.price(usage)
+
+    def _read(self, tier: str, moment: datetime) -> TokenRates | None:
+        if not tier:
+            return _from_model_price(self.model.get_prices(moment))
+        for variant in self.variants:
+            if tier in variant.when.values() and (variant.constraint is None or variant.constraint.active(moment)):
+                return _from_model_price(self.model.get_prices(moment, variant.when))
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class CostFunction:
-    """The user's own function of provider, model and usage, as `Rates`.
+    """Rates computed by the application's own function of provider, model and usage."""
 
-    An answer that is not a finite number of at least 0 is no price. What the function raises goes to the caller.
-    """
-
-    function: Callable[[str, str, Usage], object]
+    function: "Callable[[str, str, Usage], object]"
     provider: str
     model: str
 
-    def amount(self, usage: Usage) -> float | None:
-        """USD for `usage`, as the function says."""
-        return _price(self.function(self.provider, self.model, usage))
+    def price(self, usage: "Usage", service_tier: str | None = None) -> float | None:
+        """Return what the function returns, whatever the service tier, or None unless it is a price.
+
+        :raises Exception: whatever the function raises.
+        """
+        return price(self.function(self.provider, self.model, usage))
+
+
+Rates: TypeAlias = TokenRates | ScheduledRates | CostFunction
 
 
 def resolve_rates(
-    provider: str,
-    model: str,
-    llm_type: str | None,
-    *,
-    api_base: str | None = None,
-    metadata: Mapping[str, object] | None = None,
+    provider: str, model: str, *, api_base: str | None = None, metadata: Mapping[str, object] | None = None
 ) -> Rates | None:
-    """Find the rates of `model`, the name that is sent to the API; None if nothing here knows its price.
+    """Return the rates of a model that is paid by the token, or None if no list knows its price.
 
-    A provider is known by ModelForge's name for it or, to genai-prices, by the URL of its API; nobody else's prices are
-    guessed for a server that neither names. A dated name (``gpt-4o-2024-05-13``) is looked up as it is in every source
-    before it is looked up without its date, because snapshots have had prices of their own.
+    A provider is known by ModelForge's name or, to genai-prices, by the URL of its API. A server that neither
+    identifies gets no other provider's prices. A dated name (``gpt-4o-2024-05-13``) is looked up in all lists before it
+    is looked up without its date, because snapshots have had prices of their own.
+
+    :param provider: ModelForge's name of the provider.
+    :param model: the name that is sent to the API.
+    :param api_base: the URL of the API, if it is configured.
+    :param metadata: the metadata of an ``EnhancedLLM``.
     """
-    provider_id = _hyphenated(provider)
-    if provider_id in _NOT_PAID_BY_TOKEN or _hyphenated(llm_type or "") in _NOT_PAID_BY_TOKEN:
-        return None
+    # ModelForge's names have underscores, the names of both lists hyphens.
+    provider_id = provider.strip().lower().replace("_", "-")
     models_dev_id, genai_prices_id = _PROVIDER_IDS.get(provider_id, (provider_id, provider_id))
+    metadata = metadata or NOTHING
     for name in _names(model):
         rates = (
-            _from_metadata(metadata or {}, name)
+            _from_models_dev({**metadata, **mapping(metadata.get("raw_info"))}, name)
             or _from_cache(models_dev_id, name)
             or _from_genai_prices(genai_prices_id, name, api_base)
         )
@@ -221,115 +206,93 @@ def resolve_rates(
 
 
 def reference_rates(model: str) -> Rates | None:
-    """Find the rates behind the notional price that ModelForge prints for a model of GitHub Copilot.
+    """Return the rates behind the notional price that ModelForge prints for a model of GitHub Copilot.
 
-    For ``modelforge.usage.reference_cost``: Copilot is a subscription, so this is no cost. Only the model's own entry
-    counts; ModelForge also takes the first entry whose name is part of the model's, and so prints the price of
-    ``gpt-4`` for ``gpt-4.1-mini``.
+    They are for ``modelforge.usage.reference_cost``: Copilot is a subscription, so this price is not a cost. Only the
+    model's own entry counts. ModelForge also accepts the first entry whose name is part of the model's name, and so
+    prints the price of ``gpt-4`` for ``gpt-4.1-mini``.
+
+    :param model: the name that is sent to the API.
     """
     try:
-        pricing: object = getattr(importlib.import_module("modelforge.telemetry"), "PRICING", None)
+        pricing: object = getattr(import_module("modelforge.telemetry"), "PRICING", None)
     except ImportError:
         return None
-    entries = _mapping(_mapping(pricing).get("github_copilot"))
-    for name in _names(model):
-        rates = _token_rates(_mapping(entries.get(name.lower())), per=1_000)
-        if rates is not None:
-            return rates
-    return None
-
-
-def _from_metadata(metadata: Mapping[str, object], name: str) -> TokenRates | None:
-    model = _mapping(metadata.get("raw_info"))
-    # ModelForge looks its alias up, and an alias may stand for another model than the one it is named after.
-    if not _is_named(model.get("id", name), name):
-        return None
-    return _from_models_dev({**metadata, **model}, name)
+    entries = mapping(mapping(pricing).get("github_copilot"))
+    found = (_token_rates(mapping(entries.get(name.lower())), per=1_000) for name in _names(model))
+    return next(filter(None, found), None)
 
 
 def _from_cache(provider_id: str, name: str) -> TokenRates | None:
-    directory = _cache_directory()
-    if directory is None:
-        return None
+    client = getattr(sys.modules.get("modelforge.modelsdev"), "ModelsDevClient", None)
+    directory = Path(getattr(client, "CACHE_DIR", None) or expanduser("~/.cache/model-forge/modelsdev"))
     for filename in (f"model_info_{provider_id}_{name}.json", f"models_{provider_id}.json", "models_all.json"):
-        # A name such as "openai/gpt-4o" would lead out of the directory; ModelForge has no such file either.
-        if Path(filename).name != filename:
-            continue
         path = directory / filename
+        # A name such as "openai/gpt-4o" would lead out of the directory, and ModelForge cannot write such a file.
+        if path.name != filename:
+            continue
         try:
             modified = path.stat().st_mtime_ns
         except (OSError, ValueError):
             continue
-        rates = _from_file(path, modified, provider_id, name)
-        if rates is not None:
+        if (rates := _from_file(path, modified, provider_id, name)) is not None:
             return rates
     return None
 
 
-def _cache_directory() -> Path | None:
-    modelsdev = sys.modules.get("modelforge.modelsdev")
-    directory: object = getattr(getattr(modelsdev, "ModelsDevClient", None), "CACHE_DIR", None)
-    if isinstance(directory, (str, Path)):
-        return Path(directory)
-    try:
-        return Path.home() / ".cache" / "model-forge" / "modelsdev"
-    except RuntimeError:  # There is no home directory.
-        return None
-
-
-# The list of all models has thousands of entries, and a web service may ask for a model with every request.
+# The list of all models has thousands of entries, and a web service may call get_llm in every request.
 @lru_cache(maxsize=256)
 def _from_file(path: Path, modified: int, provider_id: str, name: str) -> TokenRates | None:
-    """Read the rates of one model from a file of one model or of many; `modified` is there for the `lru_cache`."""
+    """Return the rates of a model in a file of one model or of many; ``modified`` is part of the cache's key."""
     try:
         content: object = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    content = _mapping(content).get("data", content)
-    if not isinstance(content, list):
-        model = _mapping(content)
-        return _from_models_dev(model, name) if _is_named(model.get("id", name), name) else None
-    for item in cast(list[object], content):
-        model = _mapping(item)
-        if model.get("provider") == provider_id and _is_named(model.get("id"), name):
-            return _from_models_dev(model, name)
-    return None
+    content = mapping(content).get("data", content)
+    models = [model for model in map(mapping, items(content)) if "id" in model and model.get("provider") == provider_id]
+    return next(filter(None, (_from_models_dev(model, name) for model in models or [mapping(content)])), None)
 
 
 def _from_models_dev(model: Mapping[str, object], name: str) -> TokenRates | None:
-    """Read a model's entry in models.dev, in its own form (``cost``) or in ModelForge's (``pricing``).
+    """Return the rates of a model's entry in models.dev, in its own form or in ModelForge's excerpt.
 
-    models.dev writes 0 for subscriptions, trials and local servers too, so 0 is a price only of a model that calls
-    itself free, as OpenRouter's ``:free`` ones do.
+    The entry counts only if it is for this name: ModelForge looks up its alias, which can stand for another model.
     """
-    cost = _mapping(model.get("cost"))
-    pricing = _mapping(model.get("pricing"))
-    rates = _token_rates(_renamed(cost, _MODELS_DEV_KEYS), _models_dev_tiers(cost)) or _token_rates(
-        _renamed(pricing, _MODELFORGE_KEYS)
-    )
-    if rates is not None and rates.input == rates.output == 0 and not name.lower().endswith((":free", "-free")):
+    named = model.get("id", name)
+    if not isinstance(named, str) or named.strip().removeprefix("models/").lower() != name.lower():
         return None
-    return rates
-
-
-def _models_dev_tiers(cost: Mapping[str, object]) -> list[tuple[int, Mapping[str, object]]]:
-    tiers = cost.get("tiers")
-    if not isinstance(tiers, list) or not tiers:
-        over_200k = _renamed(_mapping(cost.get("context_over_200k")), _MODELS_DEV_KEYS)
-        return [(200_000, over_200k)] if over_200k else []
+    cost = mapping(model.get("cost"))
     # Beside `tiers`, context_over_200k is a copy for old readers, and its threshold is often not the real one.
-    found: list[tuple[int, Mapping[str, object]]] = []
-    for tier in map(_mapping, cast(list[object], tiers)):
-        condition = _mapping(tier.get("tier"))
-        size = condition.get("size")
-        if condition.get("type", "context") == "context" and type(size) is int and size >= 0:
-            found.append((size, _renamed(tier, _MODELS_DEV_KEYS)))
-    return found
+    over_200k = mapping(cost.get("context_over_200k"))
+    tiers = items(cost.get("tiers")) or ([{**over_200k, "tier": {"size": 200_000}}] if over_200k else [])
+    conditions = [(mapping(tier.get("tier")), tier) for tier in map(mapping, tiers)]
+    context_tiers = {
+        size: tier
+        for condition, tier in conditions
+        if (size := count(condition.get("size"))) is not None and condition.get("type", "context") == "context"
+    }
+    excerpt = {key.removesuffix("_per_1m_tokens"): value for key, value in mapping(model.get("pricing")).items()}
+    rates = _token_rates(cost, context_tiers) or _token_rates(excerpt)
+    # models.dev also writes 0 for subscriptions, trials and local servers. It is a price only of a model whose name
+    # says so, as OpenRouter's ``:free`` models do.
+    if rates is None or not (
+        any(rates.tokens[total] for total, _ in _KINDS) or name.lower().endswith((":free", "-free"))
+    ):
+        return None
+    # A mode is a way to call the model. Some are selected by the request's service_tier and have a price of their own.
+    modes = [mapping(mode) for mode in mapping(mapping(model.get("experimental")).get("modes")).values()]
+    service_tiers = {
+        tier.lower(): tier_rates
+        for mode in modes
+        if isinstance(tier := mapping(mapping(mode.get("provider")).get("body")).get("service_tier"), str)
+        and (tier_rates := _token_rates(mapping(mode.get("cost")))) is not None
+    }
+    return replace(rates, service_tiers=service_tiers) if service_tiers else rates
 
 
 def _from_genai_prices(provider_id: str, name: str, api_base: str | None) -> Rates | None:
     try:
-        # Its import takes a quarter of a second, and not everyone has it.
+        # It is optional, and its import takes a quarter of a second.
         from genai_prices.data_snapshot import get_snapshot
     except ImportError:
         return None
@@ -338,106 +301,70 @@ def _from_genai_prices(provider_id: str, name: str, api_base: str | None) -> Rat
     provider = next((p for p in snapshot.providers if api_base and re.match(p.api_pattern, api_base)), None) or next(
         (p for p in snapshot.providers if p.id == provider_id), None
     )
-    if provider is None or provider.id in _NOT_PAID_BY_TOKEN:
+    if provider is None or provider.id in _NOTIONAL_PRICES:
         return None
     try:
         _, model = snapshot.find_provider_model(name, provider, None, None)
     except LookupError:
         return None
-    if isinstance(model.prices, list):
-        scheduled = ScheduledRates(model)
-        return None if scheduled.current() is None else scheduled
-    return _from_model_price(model.prices)
+    # A model can be another provider's (OpenAI's at Azure); genai-prices does not apply that provider's service tiers.
+    # Releases before 0.2 have no variants. A batch is a service tier to Groq and Anthropic, and apart in genai-prices.
+    variants = getattr(model, "price_variants", None) or () if any(model is own for own in provider.models) else ()
+    rates = ScheduledRates(model, [v for v in variants if list(v.when) in (["service_tier"], ["processing"])])
+    return None if rates.current() is None else rates
 
 
-def _from_model_price(prices: ModelPrice) -> TokenRates | None:
-    from genai_prices.types import TieredPrices
-
-    # Read by name: which kinds there are has changed with genai-prices' releases.
-    by_kind: dict[str, object] = {kind: getattr(prices, key, None) for kind, key in _GENAI_PRICES_KEYS.items()}
-    tiered = [price for price in by_kind.values() if isinstance(price, TieredPrices)]
-
-    def above(threshold: int) -> dict[str, object]:
-        return {
-            kind: next((tier.price for tier in reversed(price.tiers) if threshold >= tier.start), price.base)
-            if isinstance(price, TieredPrices)
-            else price
-            for kind, price in by_kind.items()
-        }
-
+def _from_model_price(prices: "ModelPrice") -> TokenRates | None:
+    # The kinds of tokens differ between releases of genai-prices, and its attributes of unpriced kinds are slow.
+    known: dict[str, object] = vars(prices)
+    by_key = {key: known.get(f"{key}_mtok") for key in _PRICE_KEYS.values()}
+    by_key["reasoning"] = known.get("output_reasoning_mtok")
     # Each kind has tiers of its own; the threshold of any of them starts a new set of rates.
-    thresholds = {tier.start for price in tiered for tier in price.tiers}
-    return _token_rates(
-        above(-1),
-        [(threshold, above(threshold)) for threshold in thresholds],
-        request=(_price(getattr(prices, "requests_kcount", None)) or 0.0) / 1_000,
-    )
+    thresholds = {tier.start for value in by_key.values() for tier in getattr(value, "tiers", ())}
+    above = {start: {key: _price_above(start, value) for key, value in by_key.items()} for start in (-1, *thresholds)}
+    rates = _token_rates(above.pop(-1), above)
+    request = price(known.get("requests_kcount"))
+    return replace(rates, request=request / 1_000) if rates is not None and request else rates
+
+
+def _price_above(threshold: int, value: object) -> object:
+    """Return a price of genai-prices, a number or a ``TieredPrices``, for more input tokens than ``threshold``."""
+    tiers: Sequence[Tier] = getattr(value, "tiers", ())
+    return next((tier.price for tier in reversed(tiers) if threshold >= tier.start), getattr(value, "base", value))
 
 
 def _token_rates(
-    prices: Mapping[str, object],
-    tiers: Iterable[tuple[int, Mapping[str, object]]] = (),
-    *,
-    per: int = 1_000_000,
-    request: float = 0.0,
+    prices: Mapping[str, object], context_tiers: Mapping[int, Mapping[str, object]] | None = None, per: int = 1_000_000
 ) -> TokenRates | None:
-    """Rates from the prices of `per` tokens by kind, if input and output are among them.
+    """Return the rates of the prices of ``per`` tokens, or None unless input and output are priced.
 
-    A kind without a price of its own costs what an ordinary token of its direction does, which is the dearer.
+    A kind without a price of its own is charged as a plain token of its direction, which is never cheaper.
+
+    :param prices: prices by key of ``_PRICE_KEYS``.
+    :param context_tiers: prices by the number of input tokens above which they apply.
     """
-    known = {kind: price / per for kind, value in prices.items() if (price := _price(value)) is not None}
-    input_rate, output_rate = known.get("input"), known.get("output")
-    if input_rate is None or output_rate is None:
+    rates = {kind: number / per for kind, key in _PRICE_KEYS.items() if (number := price(prices.get(key))) is not None}
+    if "input_tokens" not in rates or "output_tokens" not in rates:
         return None
     base = {"input": prices["input"], "output": prices["output"]}
+    tiers = [
+        (threshold, _token_rates({**base, **tier}, per=per))
+        for threshold, tier in sorted((context_tiers or {}).items(), key=itemgetter(0), reverse=True)
+    ]
     return TokenRates(
-        input=input_rate,
-        output=output_rate,
-        cache_read=known.get("cache_read", input_rate),
-        cache_write=known.get("cache_write", input_rate),
-        reasoning=known.get("reasoning", output_rate),
-        audio_input=known.get("audio_input", input_rate),
-        audio_output=known.get("audio_output", output_rate),
-        request=request,
-        tiers=tuple(
-            (threshold, rates)
-            for threshold, tier in sorted(tiers, key=itemgetter(0), reverse=True)
-            if (rates := _token_rates({**base, **tier}, per=per, request=request)) is not None
-        ),
+        {kind: rates.get(kind, rates[total]) for total, kinds in _KINDS for kind in (total, *kinds)},
+        tuple((threshold, tier) for threshold, tier in tiers if tier is not None),
     )
 
 
-def _price(value: object) -> float | None:
-    """`value` as a price: a finite number of at least 0, or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-        return None
-    try:
-        number = float(value)
-    except (OverflowError, ValueError):  # An int that no float holds; a signalling NaN.
-        return None
-    return number if math.isfinite(number) and number >= 0 else None
+def _tier(service_tier: str | None) -> str:
+    """Return a tier's name in lower case, or an empty one for a tier that is billed at the standard price."""
+    tier = service_tier.lower() if service_tier else ""
+    return "" if tier in _STANDARD_TIERS else tier
 
 
 def _names(model: str) -> list[str]:
-    """List the names to look `model` up by: its own, then without the date of a snapshot."""
-    name = model.strip().removeprefix("models/")  # Google's resource name.
+    """Return the names to look ``model`` up by: its own (without Google's prefix), then without a snapshot's date."""
+    name = model.strip().removeprefix("models/")
     undated = _DATE_SUFFIX.sub("", name)
     return [name] if undated == name else [name, undated]
-
-
-def _is_named(value: object, name: str) -> bool:
-    return isinstance(value, str) and value.strip().removeprefix("models/").lower() == name.lower()
-
-
-def _hyphenated(provider: str) -> str:
-    """ModelForge spells names with underscores, models.dev and genai-prices with hyphens."""
-    return provider.strip().lower().replace("_", "-")
-
-
-def _renamed(prices: Mapping[str, object], keys: Mapping[str, str]) -> dict[str, object]:
-    return {kind: prices[key] for kind, key in keys.items() if key in prices}
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    """`value` if it is a mapping, else an empty one."""
-    return cast(Mapping[str, object], value) if isinstance(value, Mapping) else {}

@@ -1,123 +1,152 @@
-"""Measurements on their way into OpenTelemetry: kept until a reader collects, so that no call waits for aggregation."""
+"""Instruments whose measurements wait for a collection, so that no call waits for aggregation.
+
+The SDK takes several times as long to aggregate one measurement as everything else that a chunk of a stream costs. A call
+has four measurements and a stream one more for each chunk. The SDK's readers collect in a thread of their own, or at a
+scrape, and ask asynchronous instruments for their values before they look at the others. That is when this module
+records the measurements that wait.
+
+What waits in a process is bounded to about 1 MiB, of which one open stream holds at most 64 KiB. When the queue is full,
+the caller records the oldest measurement in place.
+"""
 
 import os
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Final, TypeVarTuple
-from weakref import WeakKeyDictionary
+from typing import Final
 
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter_provider
+from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 from opentelemetry.trace import NonRecordingSpan, SpanContext, set_span_in_context
+from opentelemetry.util.types import AttributeValue
 
 from .otel_utils import Guard
 
-Measured = TypeVarTuple("Measured")
+Attributes = Mapping[str, AttributeValue]
+Record = Callable[[float, Attributes, Context], None]
+"""The ``record`` of a histogram, or the ``add`` of a counter."""
 
-_Kept = deque[tuple[Callable[..., None], tuple[object, ...]]]
+MOST_WAITING: Final = 3072
+"""Measurements of calls that wait at the same time: some 170 bytes each, with their part of the span's context."""
+MOST_BLOCKS: Final = 768
+"""Blocks of streams' measurements that wait at the same time."""
+BLOCK: Final = 32
+"""Measurements in a block, which takes 600 bytes with its part of the span's context."""
 
-MOST_CALLS: Final = 1536
-MOST_SERIES: Final = 96
-MOST_IN_SERIES: Final = 32
-"""Some 700 kilobytes in all, of which one open stream fills no more than 60. Beyond that, whoever brings a measurement
-records the oldest."""
+_RECORD_GUARD: Final = Guard("recording a measurement")
+_HOOK_GUARD: Final = Guard("registering for collections")
 
-_RECORD: Final = Guard("recording measurements")
-_HOOK: Final = Guard("asking to be told of collections")
+_waiting: Final[deque[tuple[Record, float, Attributes, SpanContext]]] = deque()
+_blocks: Final[deque[tuple[Record, "array[float]", Attributes, SpanContext]]] = deque()
+
+if hasattr(os, "register_at_fork"):
+    # The parent process records them.
+    os.register_at_fork(after_in_child=_waiting.clear)
+    os.register_at_fork(after_in_child=_blocks.clear)
 
 
-class Measurements:
-    """The measurements for one meter provider.
+class Collections:
+    """Whether the readers of one meter provider tell this module when they collect."""
 
-    To aggregate one takes the SDK several times as long as all else that a chunk of a stream costs, and a call has four
-    and a stream one more for each chunk. An SDK's readers collect in a thread of their own, or at a scrape, and ask
-    asynchronous instruments for their values before they look at the others: that is the time to record what the calls
-    left here.
+    __slots__ = ("told",)
 
-    A provider that never asks gets each measurement at once.
-    """
-
-    def __init__(self, *, collected: bool) -> None:
-        self._calls: _Kept = deque()
-        self._series: _Kept = deque()
-        self._collected = collected
-
-    def listen(self, meter: Meter) -> None:
-        """Have the collections of the meter's provider told."""
-        with _HOOK:
-            # OpenTelemetry tells of a collection in no other way. It observes nothing, so no such metric appears.
+    def __init__(self, meter_provider: MeterProvider, meter: Meter) -> None:
+        # The SDK's readers collect, and once more at shutdown. Any other provider must have collected before anything
+        # waits for it.
+        self.told = type(meter_provider).__module__.startswith("opentelemetry.sdk.metrics")
+        with _HOOK_GUARD:
+            # OpenTelemetry has no other way to learn of a collection. The gauge observes nothing, so no such metric
+            # appears. The SDK keeps the first gauge of a name, which serves all.
             meter.create_observable_gauge("modelforge.client.measurements", [self._collect])
 
-    def take(self, record: Callable[[*Measured], None], *measured: *Measured) -> None:
-        """Have ``record(*measured)`` called at the next collection, or now if there may be none.
-
-        :param measured: what a call measured, and lives as long: a span's context, not the span.
-        """
-        self._keep(self._calls, MOST_CALLS, record, measured)
-
-    def take_series(self, record: Callable[[*Measured], None], *measured: *Measured) -> None:
-        """Take what :meth:`take` does, with up to ``MOST_IN_SERIES`` values of one instrument in it."""
-        self._keep(self._series, MOST_SERIES, record, measured)
-
-    def _keep(self, kept: _Kept, most: int, record: Callable[..., None], measured: tuple[object, ...]) -> None:
-        kept.append((record, measured))
-        if not self._collected or len(kept) > most:
-            _record_oldest(kept)
-
-    def clear(self) -> None:
-        """Forget what is kept."""
-        self._calls.clear()
-        self._series.clear()
-
     def _collect(self, options: CallbackOptions) -> Iterable[Observation]:
-        self._collected = True
-        for kept in (self._series, self._calls):
-            # What comes meanwhile is for the next time.
-            for _ in range(len(kept)):
-                _record_oldest(kept)
+        self.told = True
+        record_waiting()
         return ()
 
 
-def _record_oldest(kept: _Kept) -> None:
-    # Another thread may have taken it.
+def record_waiting() -> None:
+    """Record all that waits, also for other providers. Measurements that come meanwhile wait for the next time."""
+    for _ in range(len(_blocks)):
+        _record_oldest_block()
+    for _ in range(len(_waiting)):
+        _record_oldest()
+
+
+class Instrument:
+    """An instrument whose measurements wait.
+
+    :param record: the method of OpenTelemetry's instrument that takes a measurement.
+    """
+
+    __slots__ = ("_collections", "_record")
+
+    def __init__(self, record: Record, collections: Collections) -> None:
+        self._record = record
+        self._collections = collections
+
+    def record(self, value: float, attributes: Attributes, span: SpanContext) -> None:
+        """Have ``value`` recorded at the next collection, or now if there may be none.
+
+        :param attributes: kept, so they must not change.
+        :param span: the span by which an exemplar finds its trace; the span itself is not kept.
+        """
+        _waiting.append((self._record, value, attributes, span))
+        if not self._collections.told or len(_waiting) > MOST_WAITING:
+            _record_oldest()
+
+    def series(self, attributes: Attributes, span: SpanContext) -> "Series":
+        """Return a recorder of many values that share ``attributes`` and ``span``."""
+        return Series(self._record, self._collections, attributes, span)
+
+
+class Series:
+    """The measurements of one open stream, which differ in nothing but their value."""
+
+    __slots__ = ("_attributes", "_collections", "_record", "_span", "_values")
+
+    def __init__(self, record: Record, collections: Collections, attributes: Attributes, span: SpanContext) -> None:
+        self._record = record
+        self._collections = collections
+        self._attributes = attributes
+        self._span = span
+        self._values = array("d")
+
+    def record(self, value: float) -> None:
+        """Have ``value`` recorded at the collection after the series is closed, or after its block is full."""
+        self._values.append(value)
+        if len(self._values) >= BLOCK:
+            self.close()
+
+    def close(self) -> None:
+        """Let the values that are left wait for the next collection."""
+        if self._values:
+            _blocks.append((self._record, self._values, self._attributes, self._span))
+            self._values = array("d")
+            if not self._collections.told or len(_blocks) > MOST_BLOCKS:
+                _record_oldest_block()
+
+
+def _record_oldest() -> None:
+    # Another thread may have taken the last one.
     with suppress(IndexError):
-        record, measured = kept.popleft()
-        with _RECORD:
-            record(*measured)
+        record, value, attributes, span = _waiting.popleft()
+        with _RECORD_GUARD:
+            record(value, attributes, _exemplar_context(span))
 
 
-_measurements: Final[WeakKeyDictionary[MeterProvider, Measurements]] = WeakKeyDictionary()
+def _record_oldest_block() -> None:
+    with suppress(IndexError):
+        record, values, attributes, span = _blocks.popleft()
+        context = _exemplar_context(span)
+        for value in values:
+            with _RECORD_GUARD:
+                record(value, attributes, context)
 
 
-def _clear() -> None:
-    for measurements in list(_measurements.values()):
-        measurements.clear()
+_NO_VALUES: Final = Context()
 
 
-if hasattr(os, "register_at_fork"):
-    # They are the parent's, who will record them.
-    os.register_at_fork(after_in_child=_clear)
-
-
-def measurements_of(meter_provider: MeterProvider | None, meter: Meter) -> Measurements:
-    """Return the measurements of a provider, or of the global one: the same as long as it lives, as its hook is."""
-    provider = meter_provider or get_meter_provider()
-    # The SDK's readers collect, and shut down with a last collection. Of another's it must be seen first.
-    created = Measurements(collected=type(provider).__module__.startswith("opentelemetry.sdk.metrics"))
-    try:
-        measurements = _measurements.setdefault(provider, created)
-    except TypeError:
-        # Nothing can refer to this provider weakly.
-        measurements = created
-    if measurements is created:
-        created.listen(meter)
-    return measurements
-
-
-_NOTHING: Final = Context()
-
-
-def exemplar_context(span: SpanContext) -> Context:
-    """Return a context for the measurements of a span, by which an exemplar finds it."""
-    return set_span_in_context(NonRecordingSpan(span), _NOTHING)
+def _exemplar_context(span: SpanContext) -> Context:
+    return set_span_in_context(NonRecordingSpan(span), _NO_VALUES)

@@ -1,7 +1,6 @@
 """Whether OpenTelemetry records, and the one guard that keeps a telemetry fault out of the application."""
 
 from contextlib import suppress
-from functools import lru_cache
 from logging import DEBUG, WARNING, getLogger
 from os import environ
 from signal import getsignal, valid_signals
@@ -41,25 +40,8 @@ def _records(provider: TracerProvider | MeterProvider) -> bool:
 
 
 def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
-    """Return this package's tracer from ``tracer_provider``, or from the global one, also if that is set later."""
-    return _tracer_of(tracer_provider or get_tracer_provider())
-
-
-@lru_cache(maxsize=8)
-def _tracer_of(tracer_provider: TracerProvider) -> Tracer:
+    """Return this package's tracer from ``tracer_provider``, or from the global one, even if that is set later."""
     return _get_tracer(SCOPE_NAME, __version__, tracer_provider, SCHEMA_URL)
-
-
-def encodable(text: str) -> str:
-    """Return ``text`` as a plain ``str`` that UTF-8 has; one lone surrogate fails the export of a whole batch."""
-    text = str.__str__(text)
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 class Guard:

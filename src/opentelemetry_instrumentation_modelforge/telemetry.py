@@ -1,17 +1,16 @@
 """What one ``instrument()`` set up: where telemetry goes, and with which options."""
 
-from functools import lru_cache
 from typing import Final
 
 from opentelemetry._logs import Logger, LoggerProvider, get_logger
-from opentelemetry.metrics import Histogram, Meter, MeterProvider, UpDownCounter, get_meter
+from opentelemetry.metrics import Meter, MeterProvider, get_meter, get_meter_provider
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
 from opentelemetry.trace import Tracer, TracerProvider
 from opentelemetry.util.genai.completion_hook import CompletionHook
 
+from .capture import ContentCapture
 from .config import Configuration, check_keywords, resolve
-from .content import ContentCapture
-from .measurement import Measurements, measurements_of
+from .measurement import Collections, Instrument
 from .otel_utils import SCOPE_NAME, get_tracer, is_otel_available
 from .semconv import GEN_AI_CLIENT_OPERATION_COST, MODELFORGE_CLIENT_ACTIVE_STREAMS, SCHEMA_URL
 from .version import __version__
@@ -19,12 +18,19 @@ from .version import __version__
 # The bucket boundaries of the GenAI metric conventions.
 _SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
-# The draft names none for money: a thousandth of a cent to about a hundred dollars, each four times the one before.
+# The draft names none for money: from a thousandth of a cent to about 42 dollars, each four times the one before.
 _DOLLARS: Final = tuple(0.00001 * 4**step for step in range(12))
 
 
 class Telemetry:
-    """A tracer, the instruments and the configuration; shared by all models handed out under one ``instrument()``."""
+    """A tracer, the instruments and the configuration, shared by all models handed out under one ``instrument()``.
+
+    :param configuration: the options in force.
+    :param tracer_provider: instead of the global one.
+    :param meter_provider: instead of the global one.
+    :param logger_provider: instead of the global one.
+    :param completion_hook: opentelemetry-util-genai's, instead of the one that the environment names.
+    """
 
     __slots__ = (
         "_available",
@@ -35,8 +41,8 @@ class Telemetry:
         "content",
         "cost",
         "duration",
+        "full_errors",
         "logger",
-        "measurements",
         "time_per_output_chunk",
         "time_to_first_chunk",
         "token_usage",
@@ -52,7 +58,7 @@ class Telemetry:
         logger_provider: LoggerProvider | None = None,
         completion_hook: CompletionHook | None = None,
     ) -> None:
-        self.configuration: Configuration = configuration
+        self.configuration = configuration
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
         self._available = False
@@ -63,46 +69,46 @@ class Telemetry:
         )
         self.content: ContentCapture | None = content if content.emit_event or content.wanted(recording=True) else None
         """Who receives content or events, or None where nobody does."""
+        self.full_errors: bool = (configuration.error_messages or ("full" if content.on_span else "safe")) == "full"
+        """Whether telemetry may tell the text of an error."""
         self.logger: Logger = get_logger(SCOPE_NAME, __version__, logger_provider, SCHEMA_URL)
         self.tracer: Tracer = get_tracer(tracer_provider)
         meter: Meter = get_meter(SCOPE_NAME, __version__, meter_provider, SCHEMA_URL)
-        self.duration: Histogram = meter.create_histogram(
-            gen_ai_metrics.GEN_AI_CLIENT_OPERATION_DURATION,
-            unit="s",
-            description="GenAI operation duration.",
-            explicit_bucket_boundaries_advisory=_SECONDS,
+        collections = Collections(meter_provider or get_meter_provider(), meter)
+
+        def histogram(name: str, unit: str, boundaries: tuple[float, ...], description: str) -> Instrument:
+            created = meter.create_histogram(
+                name, unit=unit, description=description, explicit_bucket_boundaries_advisory=boundaries
+            )
+            return Instrument(created.record, collections)
+
+        self.duration = histogram(
+            gen_ai_metrics.GEN_AI_CLIENT_OPERATION_DURATION, "s", _SECONDS, "GenAI operation duration."
         )
-        self.token_usage: Histogram = meter.create_histogram(
-            gen_ai_metrics.GEN_AI_CLIENT_TOKEN_USAGE,
-            unit="{token}",
-            description="Number of input and output tokens used.",
-            explicit_bucket_boundaries_advisory=_TOKENS,
+        self.token_usage = histogram(
+            gen_ai_metrics.GEN_AI_CLIENT_TOKEN_USAGE, "{token}", _TOKENS, "Number of input and output tokens used."
         )
-        self.time_to_first_chunk: Histogram = meter.create_histogram(
+        self.time_to_first_chunk = histogram(
             gen_ai_metrics.GEN_AI_CLIENT_OPERATION_TIME_TO_FIRST_CHUNK,
-            unit="s",
-            description="Time from the request to the first chunk of a streamed response.",
-            explicit_bucket_boundaries_advisory=_SECONDS,
+            "s",
+            _SECONDS,
+            "Time from the request to the first chunk of a streamed response.",
         )
-        self.time_per_output_chunk: Histogram = meter.create_histogram(
+        self.time_per_output_chunk = histogram(
             gen_ai_metrics.GEN_AI_CLIENT_OPERATION_TIME_PER_OUTPUT_CHUNK,
-            unit="s",
-            description="Time from one chunk of a streamed response to the next.",
-            explicit_bucket_boundaries_advisory=_SECONDS,
+            "s",
+            _SECONDS,
+            "Time from one chunk of a streamed response to the next.",
         )
-        self.cost: Histogram = meter.create_histogram(
-            GEN_AI_CLIENT_OPERATION_COST,
-            unit="USD",
-            description="Cost of a GenAI operation.",
-            explicit_bucket_boundaries_advisory=_DOLLARS,
+        self.cost = histogram(GEN_AI_CLIENT_OPERATION_COST, "USD", _DOLLARS, "Cost of a GenAI operation.")
+        self.active_streams = Instrument(
+            meter.create_up_down_counter(
+                MODELFORGE_CLIENT_ACTIVE_STREAMS,
+                unit="{stream}",
+                description="Streamed responses that have begun and not yet ended.",
+            ).add,
+            collections,
         )
-        self.active_streams: UpDownCounter = meter.create_up_down_counter(
-            MODELFORGE_CLIENT_ACTIVE_STREAMS,
-            unit="{stream}",
-            description="Streamed responses that have begun and not yet ended.",
-        )
-        self.measurements: Measurements = measurements_of(meter_provider, meter)
-        """Takes what is measured for these instruments."""
 
     def is_available(self) -> bool:
         """Return whether someone records; once true it stays so, since a provider is set once in a process."""
@@ -110,22 +116,38 @@ class Telemetry:
             self._available = is_otel_available(self._tracer_provider, self._meter_provider)
         return self._available
 
+    def sends_to(self, tracer_provider: TracerProvider, meter_provider: MeterProvider) -> bool:
+        """Return whether this telemetry was set up for these very providers."""
+        return self._tracer_provider is tracer_provider and self._meter_provider is meter_provider
+
 
 _active: Telemetry | None = None
 
 
 def active_telemetry() -> Telemetry | None:
-    """Return what the instrumentor set up, or None while nothing is instrumented."""
+    """Return the telemetry that the instrumentor set up, or None while ModelForge is not instrumented."""
     return _active
 
 
 def set_active_telemetry(telemetry: Telemetry | None) -> None:
-    """Make ``telemetry`` what every model handed out by an instrumented registry reports to from its next call on."""
+    """Make ``telemetry`` the one that every model from an instrumented registry reports to from its next call on."""
     global _active  # noqa: PLW0603
     _active = telemetry
 
 
-@lru_cache(maxsize=8)
+_standalone: Final[list[Telemetry]] = []
+
+
 def standalone_telemetry(tracer_provider: TracerProvider, meter_provider: MeterProvider) -> Telemetry:
-    """Return what callbacks report to that somebody made by hand, without an instrumentor to configure them."""
-    return Telemetry(resolve(check_keywords({})), tracer_provider=tracer_provider, meter_provider=meter_provider)
+    """Return the telemetry of callbacks that the application made itself, without an instrumentor to configure them.
+
+    The callbacks of the last eight pairs of providers share it.
+    """
+    # A list, because a provider need not be hashable.
+    for telemetry in _standalone:
+        if telemetry.sends_to(tracer_provider, meter_provider):
+            return telemetry
+    telemetry = Telemetry(resolve(check_keywords({})), tracer_provider=tracer_provider, meter_provider=meter_provider)
+    _standalone.append(telemetry)
+    del _standalone[:-8]
+    return telemetry

@@ -1,0 +1,46 @@
+"""The estimate of a call's tokens, for the span only, where the provider reported none."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Final
+
+from .response import Usage
+from .values import items, mapping
+
+# ModelForge's estimate (modelforge.telemetry).
+_CHARACTERS_PER_TOKEN: Final = 4
+
+_MOST_TEXTS: Final = 1000
+"""Texts that are counted, so that a long history does not make a call slow."""
+
+
+def estimated_usage(prompt: Sequence[object], generations: Sequence[object]) -> Usage:
+    """Return an estimate from the number of characters.
+
+    :param prompt: LangChain's messages, or plain prompts.
+    :param generations: LangChain's generations.
+    """
+    return Usage(_tokens(prompt), _tokens(generations))
+
+
+def _tokens(sources: Iterable[object]) -> int | None:
+    lengths = map(len, chain.from_iterable(map(_texts, sources)))
+    characters = sum(islice(lengths, _MOST_TEXTS))
+    return max(characters // _CHARACTERS_PER_TOKEN, 1) if characters else None
+
+
+def _texts(source: object) -> Iterator[str]:
+    """Yield the texts of a plain prompt, of a message, or of a generation with or without a message."""
+    if isinstance(source, str):
+        yield source
+        return
+    message = getattr(source, "message", source)
+    content: object = getattr(message, "content", getattr(message, "text", None))
+    for part in (content, *items(content)):
+        text = part if isinstance(part, str) else mapping(part).get("text")
+        if isinstance(text, str):
+            yield text
+    for tool_call in items(getattr(message, "tool_calls", None)):
+        for value in mapping(mapping(tool_call).get("args")).values():
+            if isinstance(value, str):
+                yield value

@@ -1,0 +1,92 @@
+"""One patch and how it is undone, and the hook that waits for a module to be imported."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from threading import get_ident
+from types import ModuleType
+from typing import Any
+
+from wrapt import FunctionWrapper, register_post_import_hook
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""A function that takes the original and returns the wrapper."""
+
+
+def with_wrapt(wrapper: Callable[..., Any]) -> Wrap:
+    """Return a :data:`Wrap` that makes a wrapt proxy, which keeps the original's signature and identity.
+
+    :param wrapper: wrapt's wrapper, a function of ``wrapped, instance, args, kwargs``.
+    """
+    return lambda original: FunctionWrapper(original, wrapper)
+
+
+class Patch:
+    """One function replaced, on a class or in a module."""
+
+    __slots__ = ("_name", "_original", "_owner", "_wrapper")
+
+    def __init__(self, owner: type | ModuleType, name: str, wrap: Wrap) -> None:
+        self._owner = owner
+        self._name = name
+        # Below the wrapt proxies of other instrumentations: each of them removes the outermost wrapper when it is
+        # undone, and only a proxy binds its wrapped function to the instance.
+        outer: Any = None
+        original: Any = vars(owner)[name]
+        while isinstance(original, FunctionWrapper):
+            outer, original = original, original.__wrapped__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        self._original = original
+        self._wrapper = wrap(original)
+        if outer is None:
+            setattr(owner, name, self._wrapper)
+        else:
+            outer.__wrapped__ = self._wrapper
+
+    def undo(self) -> None:
+        """Put the original back, also below wrappers that others have added since."""
+        outer = vars(self._owner).get(self._name)
+        if outer is self._wrapper:
+            setattr(self._owner, self._name, self._original)
+            return
+        while (inner := getattr(outer, "__wrapped__", None)) is not None:
+            if inner is self._wrapper:
+                # A wrapt proxy calls this attribute. Any other wrapper goes on calling ours, which now only calls on.
+                outer.__wrapped__ = self._original  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+                return
+            outer = inner
+
+
+class ImportHook:
+    """Calls a function with a module as soon as the module is imported, and at once if it is imported already.
+
+    It holds no lock while it runs or waits: a thread that imports holds the import system's lock for that module, and
+    may wait for any other.
+    """
+
+    def __init__(self, name: str, function: Callable[[ModuleType], None]) -> None:
+        self._name = name
+        self._function = function
+        self._waiting = False
+        self._registering: int | None = None
+
+    def trigger(self) -> None:
+        """Call the function now if the module is imported, else when it is."""
+        if self._name in sys.modules:
+            # Where another thread is still importing the module, this waits for that thread. A thread that is itself
+            # in the middle of the import gets the unfinished module, and the waiting hook, if any, does the rest.
+            module = import_module(self._name)
+            if not getattr(module.__spec__, "_initializing", False):
+                self._function(module)
+        elif not self._waiting:
+            # wrapt cannot remove a hook, so one hook serves every call.
+            self._waiting = True
+            self._registering = get_ident()
+            register_post_import_hook(self._on_import, self._name)
+            self._registering = None
+
+    def _on_import(self, module: ModuleType) -> None:
+        self._waiting = False
+        # wrapt calls the hook at once if another thread has begun the import since the check above.
+        if self._registering == get_ident():
+            module = import_module(self._name)
+        self._function(module)

@@ -1,0 +1,134 @@
+"""The documentation: its code runs, and its reference names what is emitted and nothing else."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from pytest_examples import CodeExample, EvalExample
+
+from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback
+from opentelemetry_instrumentation_modelforge.config import check_keywords, resolve
+from support import DOCS, ROOT
+from support.documentation import python_examples, run_example
+from support.environment import at_least
+from support.models import get_llm, without_retries, write_config
+from support.providers import ProviderServer, Reply
+from support.telemetry import Telemetry
+
+ELSEWHERE = {"celery.md", "fastapi.md", "metrics.md"}
+"""Pages whose Python needs packages that only the tests of `services` have."""
+PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md")])
+
+PYTHON = python_examples(*(page for page in PAGES if page.name not in ELSEWHERE))
+
+
+@pytest.mark.filterwarnings("ignore:Starting in model-forge v2.3.0")
+@pytest.mark.parametrize("example", PYTHON, ids=str)
+def test_python_runs(example: CodeExample, eval_example: EvalExample, registry: Any) -> None:
+    run_example(example, eval_example, registry)
+
+
+def test_there_is_python_to_run() -> None:
+    assert len(PYTHON) >= 6
+
+
+def _blocks(language: str) -> list[Any]:
+    return [
+        pytest.param(block, id=f"{page.name}-{number}")
+        for page in PAGES
+        for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL))
+    ]
+
+
+@pytest.mark.parametrize("block", _blocks("json"))
+def test_settings_are_accepted(
+    block: str, model_config: dict[str, Any], redirected: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_config(model_config | json.loads(block))
+    configuration = resolve(check_keywords({}))
+    assert caplog.text == ""
+    assert configuration != resolve(check_keywords({"attributes": {}}))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if not target.startswith(("http://", "https://", "#")):
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+NAME = r"(?:gen_ai|modelforge|server|error|exception)\.[a-z_.]+[a-z]"
+
+
+def _documented() -> set[str]:
+    """Return the names in the first two columns of the reference's tables and in what they say of values."""
+    return set(re.findall(rf"`({NAME})`", (DOCS / "telemetry.md").read_text()))
+
+
+def _emitted(telemetry: Telemetry) -> set[str]:
+    names: set[str] = set()
+    for span in telemetry.spans():
+        if span.instrumentation_scope.name == "opentelemetry_instrumentation_modelforge":
+            names |= {span.name, *span.attributes}
+            for event in span.events:
+                names |= {event.name, *event.attributes}
+    for record in telemetry.logs():
+        names |= {record.log_record.event_name, *record.log_record.attributes}
+    for name, points in telemetry.metrics().items():
+        if name.startswith(("gen_ai.", "modelforge.")):
+            names |= {name, *(attribute for point in points for attribute in point.attributes)}
+    return {name for name in names if re.fullmatch(NAME, name)}
+
+
+def test_the_reference_names_all_that_is_emitted_and_nothing_else(
+    instrument: Callable[..., Telemetry],
+    registry: Any,
+    provider_server: ProviderServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_AND_EVENT")
+    telemetry = instrument()
+    llm = get_llm(registry, "openai", "gpt-4o-mini")
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+    llm.bind_tools([tool]).invoke("Hi")
+    llm.bind(
+        temperature=0.5,
+        top_p=0.9,
+        max_tokens=5,
+        seed=1,
+        n=2,
+        frequency_penalty=0.1,
+        presence_penalty=0.1,
+        stop=["."],
+        response_format={"type": "json_object"},
+    ).invoke("Hi", {"metadata": {"thread_id": "7"}})
+    list(llm.stream("Hi"))
+    ollama = get_llm(registry, "ollama", "llama3")
+    ollama.top_k = 3
+    ollama.invoke("Hi")
+    get_llm(registry, "google", "gemini").invoke([("system", "Be brief."), ("user", "Hi")])
+    get_llm(registry, "github_copilot", "gpt-4o").invoke("Hi")
+    llm.cache = InMemoryCache()
+    llm.invoke("Hi")
+    llm.invoke("Hi")
+    llm.cache = None
+    # As Anthropic's usage comes through an OpenAI-compatible gateway.
+    provider_server.reply = Reply(cache_write_tokens=3)
+    llm.invoke("Hi")
+    provider_server.reply = Reply(status=401)
+    with pytest.raises(Exception, match="Incorrect API key"):
+        without_retries(llm).invoke("Hi")
+    # It does not hand the id on.
+    old = set[str]() if at_least("langchain-openai", "0.3.10") else {"gen_ai.response.id"}
+    assert _emitted(telemetry) == _documented() - old
+
+
+def test_the_public_names_are_in_the_module() -> None:
+    import opentelemetry_instrumentation_modelforge as package
+
+    assert package.OpenTelemetryCallback is OpenTelemetryCallback
+    assert all(hasattr(package, name) for name in package.__all__)

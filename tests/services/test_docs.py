@@ -1,0 +1,22 @@
+"""The Python in the documentation of services."""
+
+from typing import Any
+
+import pytest
+from pytest_examples import CodeExample, EvalExample
+
+from support import DOCS
+from support.documentation import python_examples, run_example
+
+NEEDED = {
+    "celery.md": "celery",
+    "fastapi.md": "fastapi",
+    "metrics.md": "opentelemetry.exporter.prometheus",
+}
+
+
+@pytest.mark.filterwarnings("ignore:Starting in model-forge v2.3.0")
+@pytest.mark.parametrize("example", python_examples(*(DOCS / page for page in NEEDED)), ids=str)
+def test_python_runs(example: CodeExample, eval_example: EvalExample, registry: Any) -> None:
+    pytest.importorskip(NEEDED[example.path.name])
+    run_example(example, eval_example, registry)

@@ -1,0 +1,391 @@
+"""Prometheus, which scrapes a real application: the queries and alerts of docs/metrics.md, and their dashboard."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples._shared.local import environment, write_config
+from support import DOCS, SUPPORT
+from support.environment import lacking
+from support.metrics_app import ANSWERS, ASKED, ERRORS, FAIL, STREAMED, STREAMS
+from support.providers import ProviderServer, Reply
+from support.services import HOST, TIMEOUT, Service, free_port
+
+PAGE = (DOCS / "metrics.md").read_text()
+PROMETHEUS = shutil.which("prometheus")
+DASHBOARD: dict[str, Any] = json.loads((DOCS / "dashboards" / "modelforge.json").read_text())
+
+
+def _blocks(language: str, text: str) -> list[str]:
+    return [block.strip() for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)]
+
+
+def _section(heading: str) -> str:
+    return PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+QUERIES = {
+    heading: _blocks("promql", text)
+    for heading, _, text in (part.partition("\n") for part in _section("Queries").split("\n### ")[1:])
+}
+NAMES = re.findall(r"^\| `[\w.]+` \| `(\w+)` \| (\w+) \|$", PAGE, re.MULTILINE)
+"""The metrics as Prometheus calls them, with their types."""
+
+
+LACKING = lacking("opentelemetry.exporter.prometheus", instrumentors=("modelforge",))
+if PROMETHEUS is None:
+    LACKING = "the program prometheus is not installed"
+
+needs_prometheus = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
+
+# --- What is measured ---
+
+TEAM = "search"
+PRICE = 0.25
+DELAY = 0.02
+"""Seconds before each answer and each chunk."""
+REPLIES = {
+    ASKED: Reply(input_tokens=11, output_tokens=7, cost=PRICE, delay=DELAY),
+    # Nobody knows its price.
+    STREAMED: Reply(input_tokens=20, output_tokens=5, delay=DELAY),
+}
+
+
+def _answer(body: Mapping[str, Any]) -> Reply:
+    return Reply(status=400) if body["messages"][-1]["content"] == FAIL else REPLIES[body["model"]]
+
+
+class Application:
+    """The process of metrics_app.py."""
+
+    def __init__(self, home: Path, models_url: str) -> None:
+        write_config(home, models_url, ASKED, **{STREAMED: {}})
+        self.port = free_port()
+        self._process = subprocess.Popen(
+            [Path(sys.executable).parent / "opentelemetry-instrument", sys.executable, SUPPORT / "metrics_app.py"],
+            cwd=home,
+            env=environment(str(home), "", "sk-test-0123456789", "app")
+            | {
+                "OTEL_EXPORTER_PROMETHEUS_HOST": HOST,
+                "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.port),
+                "OTEL_LOGS_EXPORTER": "none",
+                "OTEL_METRICS_EXPORTER": "prometheus",
+                "OTEL_PYTHON_MODELFORGE_METRIC_ATTRIBUTES": f"team={TEAM}",
+                "OTEL_TRACES_EXPORTER": "none",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def call(self) -> None:
+        """Return once it has made its calls."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print("call", file=self._process.stdin, flush=True)
+        watch = threading.Timer(TIMEOUT, self._process.kill)
+        watch.start()
+        said = []
+        for line in self._process.stdout:
+            said.append(line)
+            if line == "call\n":
+                break
+        watch.cancel()
+        assert said[-1:] == ["call\n"], f"the application ended:\n{''.join(said)}"
+
+    def stop(self) -> None:
+        self._process.communicate(timeout=TIMEOUT)
+
+
+# --- Prometheus ---
+
+
+class Prometheus:
+    """A server of its own, which finds what to scrape once it is told."""
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir()
+        self._targets = home / "targets.json"
+        (home / "alerts.yaml").write_text(_blocks("yaml", _section("Alerts"))[0])
+        config = {
+            "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"},
+            "rule_files": ["alerts.yaml"],
+            "scrape_configs": [{"job_name": "app", "file_sd_configs": [{"files": ["targets.json"]}]}],
+        }
+        # Which is YAML, too.
+        (home / "prometheus.yaml").write_text(json.dumps(config))
+        port = free_port()
+        self._service = Service(
+            [
+                str(PROMETHEUS),
+                "--config.file=prometheus.yaml",
+                f"--storage.tsdb.path={home / 'data'}",
+                f"--web.listen-address={HOST}:{port}",
+                # Else it waits five seconds more before it scrapes a new target.
+                "--scrape.discovery-reload-interval=100ms",
+            ],
+            port,
+            {},
+            home,
+        )
+
+    def scrape(self, port: int) -> None:
+        self._targets.write_text(json.dumps([{"targets": [f"{HOST}:{port}"]}]))
+
+    def get(self, path: str, **parameters: str) -> Any:
+        url = f"{self._service.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+                return json.load(response)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from None
+
+    def query(self, expression: str, at: float | None = None) -> list[tuple[dict[str, str], float]]:
+        """Evaluate it, now or as of a time, and return labels and values."""
+        found = self.get("query", query=expression, **({} if at is None else {"time": repr(at)}))
+        assert found["resultType"] == "vector"
+        return [(series["metric"], float(series["value"][1])) for series in found["result"]]
+
+    def wait_for(self, what: Callable[[], Any]) -> Any:
+        """Return what comes true."""
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                if found := what():
+                    return found
+                failure = "it did not come true"
+            except (AssertionError, urllib.error.URLError) as error:
+                # It has just been started.
+                failure = str(error)
+            if self._service.process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"{failure}; Prometheus said\n{self._service.log.read_text()}")
+            time.sleep(0.02)
+
+    def wait_for_scrape(self) -> float:
+        """Return the time of a successful scrape that began after now."""
+        # Prometheus moves the time of a scrape by up to two milliseconds.
+        now = time.time() + 0.002
+
+        def scraped() -> float | None:
+            times = [value for _, value in self.query("timestamp(up) and up == 1")]
+            return max((value for value in times if value > now), default=None)
+
+        return self.wait_for(scraped)
+
+    def stop(self) -> None:
+        self._service.stop()
+
+
+@dataclass(frozen=True)
+class Scraped:
+    """A Prometheus that has scraped the application between its first and its second calls, and after them."""
+
+    prometheus: Prometheus
+    at: float
+    """The time of the last scrape that counts."""
+
+    def query(self, expression: str) -> dict[tuple[str, ...], float]:
+        """Return the values by their labels' values, in the order of the labels' names."""
+        found = self.prometheus.query(expression, self.at)
+        return {tuple(labels[name] for name in sorted(labels)): value for labels, value in found}
+
+    @property
+    def growth(self) -> float:
+        """By what factor Prometheus extrapolates what a counter grew by in the window of a query.
+
+        It is the same for all that grew by what they were at first.
+        """
+        ((_, grown),) = self.prometheus.query(
+            "sum(increase(gen_ai_client_operation_duration_seconds_count[5m]))", self.at
+        )
+        return grown / (ANSWERS + ERRORS + STREAMS)
+
+
+@contextmanager
+def _stopping(running: Any) -> Iterator[Any]:
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
+    home = tmp_path_factory.mktemp("prometheus")
+    with (
+        _stopping(Prometheus(home / "server")) as prometheus,
+        ProviderServer() as provider,
+        _stopping(Application(home, f"{provider.url}/v1")) as application,
+    ):
+        provider.reply = _answer
+        application.call()
+        prometheus.scrape(application.port)
+        prometheus.wait_for_scrape()
+        application.call()
+        yield Scraped(prometheus, prometheus.wait_for_scrape())
+
+
+@needs_prometheus
+def test_names_are_the_documented(scraped: Scraped) -> None:
+    suffixes = {"histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
+    stored = scraped.prometheus.get("label/__name__/values")
+    assert {name for name in stored if name.startswith(("gen_ai_", "modelforge_"))} == {
+        name + suffix for name, kind in NAMES for suffix in suffixes[kind]
+    }
+
+
+@needs_prometheus
+@pytest.mark.parametrize("query", [query for queries in QUERIES.values() for query in queries])
+def test_every_query_has_a_value(scraped: Scraped, query: str) -> None:
+    values = scraped.query(query).values()
+    assert values
+    assert all(math.isfinite(value) for value in values)
+
+
+COUNTS = {
+    "Requests per second": {(ASKED,): ANSWERS + ERRORS, (STREAMED,): STREAMS},
+    "Failed requests per second": {("openai.BadRequestError", ASKED): ERRORS},
+    "Tokens per second": {
+        (model, kind): calls * tokens
+        for model, calls in ((ASKED, ANSWERS), (STREAMED, STREAMS))
+        for kind, tokens in (("input", REPLIES[model].input_tokens), ("output", REPLIES[model].output_tokens))
+    },
+}
+"""What grew by how much between the scrapes."""
+
+
+@needs_prometheus
+def test_counters_grow_by_what_was_called(scraped: Scraped) -> None:
+    assert 1 <= scraped.growth <= 2
+    for heading, counts in COUNTS.items():
+        (query,) = QUERIES[heading]
+        assert scraped.query(query) == pytest.approx(
+            {labels: count * scraped.growth / 300 for labels, count in counts.items()}
+        )
+
+
+@needs_prometheus
+def test_the_share_of_failures(scraped: Scraped) -> None:
+    (query,) = QUERIES["Share of failed requests"]
+    assert scraped.query(query) == {(): pytest.approx(ERRORS / (ANSWERS + ERRORS + STREAMS))}
+    # Before the first, too.
+    assert scraped.query(query.replace('error_type!=""', 'error_type="none"')) == {(): 0}
+
+
+@needs_prometheus
+def test_the_cost_of_a_team(scraped: Scraped) -> None:
+    (query,) = QUERIES["Cost per hour"]
+    assert scraped.query(query) == {(TEAM,): pytest.approx(PRICE * ANSWERS * scraped.growth)}
+
+
+@needs_prometheus
+def test_open_streams(scraped: Scraped) -> None:
+    (query,) = QUERIES["Open streams"]
+    assert scraped.query(query) == {(STREAMED,): 2}
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    ("heading", "models", "least"),
+    [
+        ("Latency", {ASKED, STREAMED}, DELAY),
+        ("Time to first chunk", {STREAMED}, DELAY),
+        # Two chunks may arrive together.
+        ("Time per output chunk", {STREAMED}, 0),
+    ],
+)
+def test_quantiles(scraped: Scraped, heading: str, models: set[str], least: float) -> None:
+    half, most = (scraped.query(query) for query in QUERIES[heading])
+    assert half.keys() == most.keys() == {(model,) for model in models}
+    assert all(least < half[model] <= most[model] < TIMEOUT for model in half)
+
+
+@needs_prometheus
+def test_alerts_are_judged(scraped: Scraped) -> None:
+    prometheus = scraped.prometheus
+
+    def judged() -> list[Any]:
+        (group,) = prometheus.get("rules")["groups"]
+        assert {rule["name"]: (rule["health"], rule["state"]) for rule in group["rules"]} == {
+            "ModelCallsFail": ("ok", "pending"),
+            "ModelAnswersLate": ("ok", "inactive"),
+            "ModelsCostTooMuch": ("ok", "inactive"),
+            "StreamsStayOpen": ("ok", "inactive"),
+        }
+        return group["rules"]
+
+    for rule in prometheus.wait_for(judged):
+        value, _, threshold = rule["query"].rpartition(" > ")
+        assert scraped.query(value), rule["name"]
+        assert float(threshold) > 0
+
+
+# --- The dashboard ---
+
+UNITS = {
+    "Requests per second": "reqps",
+    "Share of failed requests": "percentunit",
+    "Failed requests per second": "reqps",
+    "Latency": "s",
+    "Time to first chunk": "s",
+    "Time per output chunk": "s",
+    "Tokens per second": "short",
+    "Cost per hour": "currencyUSD",
+    "Open streams": "short",
+}
+"""As Grafana calls them."""
+WIDTH = 24
+"""Of Grafana's grid."""
+PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
+
+
+def test_the_dashboard_is_made_of_the_queries() -> None:
+    panels = [(panel["title"], [target["expr"] for target in panel["targets"]]) for panel in PANELS]
+    assert panels == list(QUERIES.items())
+
+
+def test_the_dashboard_has_the_right_units() -> None:
+    assert {panel["title"]: panel["fieldConfig"]["defaults"]["unit"] for panel in PANELS} == UNITS
+
+
+def test_legends_name_labels_of_the_result() -> None:
+    for target in (target for panel in PANELS for target in panel["targets"]):
+        by = re.search(r"sum by \(([^)]*)\)", target["expr"])
+        labels = set(by[1].split(", ")) - {"le"} if by else set()
+        assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) == labels
+
+
+def test_panels_lie_side_by_side() -> None:
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    cells: list[tuple[int, int]] = []
+    for x, y, width, height in ([panel["gridPos"][name] for name in "xywh"] for panel in PANELS):
+        assert x + width <= WIDTH
+        cells += [(column, row) for column in range(x, x + width) for row in range(y, y + height)]
+    assert len(set(cells)) == len(cells)
+
+
+def test_the_data_source_is_chosen_in_the_dashboard() -> None:
+    (variable,) = DASHBOARD["templating"]["list"]
+    assert (variable["type"], variable["query"]) == ("datasource", "prometheus")
+    source = {"type": "prometheus", "uid": f"${{{variable['name']}}}"}
+    assert all(part["datasource"] == source for panel in PANELS for part in (panel, *panel["targets"]))
+    refs = [[target["refId"] for target in panel["targets"]] for panel in PANELS]
+    assert all(len(set(ids)) == len(ids) for ids in refs)

@@ -1,0 +1,29 @@
+"""The Python in the documentation, and how a test runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from pytest_examples import CodeExample, EvalExample, find_examples
+
+from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
+from support.models import get_llm
+
+
+def python_examples(*pages: Path) -> list[CodeExample]:
+    """The blocks of Python on these pages."""
+    return [example for example in find_examples(*map(str, pages)) if example.prefix in ("py", "python")]
+
+
+def run_example(example: CodeExample, eval_example: EvalExample, registry: Any) -> None:
+    """Run a block with the names that the documentation takes for granted, and undo what it instrumented."""
+    llm = get_llm(registry, "openai", "gpt-4o-mini")
+    given = {"ModelForgeInstrumentor": ModelForgeInstrumentor, "registry": registry, "llm": llm}
+    try:
+        eval_example.run(example, module_globals=given)
+    finally:
+        for instrumentor in (ModelForgeInstrumentor(), HTTPXClientInstrumentor()):
+            if instrumentor.is_instrumented_by_opentelemetry:
+                instrumentor.uninstrument()

@@ -1,0 +1,52 @@
+"""ModelForge's configuration and the models that it hands out."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from langchain_core.language_models.chat_models import BaseChatModel
+    from modelforge import ModelForgeRegistry
+
+OPENAI_KEY = "sk-test-0123456789abcdefghijklmnop"
+OPENROUTER_KEY = "sk-or-v1-0123456789abcdefghijklmnop"
+GOOGLE_KEY = "AIzaSyTest0123456789abcdefghijklmnopqrs"
+COPILOT_TOKEN = "gho_test0123456789abcdefghijklmnopqrstuv"
+
+
+def write_config(config: dict[str, Any]) -> None:
+    """Make `config` what ModelForge reads."""
+    from modelforge.config import GLOBAL_CONFIG_FILE
+
+    GLOBAL_CONFIG_FILE.parent.mkdir(parents=True, exist_ok=True)
+    GLOBAL_CONFIG_FILE.write_text(json.dumps(config))
+
+
+def get_llm(
+    registry: ModelForgeRegistry,
+    provider: str | None = None,
+    model: str | None = None,
+    *,
+    enhanced: bool = False,
+    **options: Any,
+) -> BaseChatModel:
+    """Call `registry.get_llm`, saying whether it is to be enhanced where that can be said: not in ModelForge 2.0."""
+    if "enhanced" in inspect.signature(registry.get_llm).parameters:
+        options["enhanced"] = enhanced
+    elif enhanced:
+        pytest.skip("ModelForge 2.0 has no EnhancedLLM")
+    return registry.get_llm(provider, model, **options)
+
+
+def without_retries(llm: BaseChatModel) -> BaseChatModel:
+    """Let errors surface at the first attempt: the providers' own back-off takes seconds."""
+    model: Any = getattr(llm, "_wrapped_llm", llm)
+    if getattr(model, "root_client", None) is not None:
+        model.root_client.max_retries = model.root_async_client.max_retries = 0
+    elif hasattr(model, "max_retries"):
+        model.max_retries = 1
+    return llm

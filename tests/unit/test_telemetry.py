@@ -1,0 +1,127 @@
+"""The instruments, as the GenAI metric conventions describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from modelforge import ModelForgeRegistry
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
+from opentelemetry.trace import NoOpTracerProvider
+
+from opentelemetry_instrumentation_modelforge.config import Configuration
+from opentelemetry_instrumentation_modelforge.telemetry import (
+    Telemetry,
+    active_telemetry,
+    set_active_telemetry,
+    standalone_telemetry,
+)
+from support.models import get_llm
+from support.telemetry import Telemetry as Emitted
+
+UNITS = {
+    gen_ai_metrics.GEN_AI_CLIENT_OPERATION_DURATION: "s",
+    gen_ai_metrics.GEN_AI_CLIENT_TOKEN_USAGE: "{token}",
+    "gen_ai.client.operation.time_to_first_chunk": "s",
+    "gen_ai.client.operation.time_per_output_chunk": "s",
+    "gen_ai.client.operation.cost": "USD",
+    "modelforge.client.active_streams": "{stream}",
+}
+SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
+BOUNDARIES = {
+    gen_ai_metrics.GEN_AI_CLIENT_OPERATION_DURATION: SECONDS,
+    gen_ai_metrics.GEN_AI_CLIENT_TOKEN_USAGE: TOKENS,
+    "gen_ai.client.operation.time_to_first_chunk": SECONDS,
+    "gen_ai.client.operation.time_per_output_chunk": SECONDS,
+}
+
+
+@pytest.fixture
+def metrics(
+    registry: ModelForgeRegistry, instrument: Callable[..., Emitted], metric_reader: InMemoryMetricReader
+) -> dict[str, Any]:
+    """The metrics of a stream whose tokens are reported, by name."""
+    instrument()
+    llm: Any = get_llm(registry)
+    list(llm.stream("Hi", stream_usage=True))
+    data = metric_reader.get_metrics_data()
+    assert data is not None
+    (resource,) = data.resource_metrics
+    scopes = [
+        scope for scope in resource.scope_metrics if scope.scope.name == "opentelemetry_instrumentation_modelforge"
+    ]
+    assert len(scopes) == 1
+    return {metric.name: metric for metric in scopes[0].metrics}
+
+
+def test_every_metric_has_the_conventions_name_and_unit(metrics: dict[str, Any]) -> None:
+    assert {name: metric.unit for name, metric in metrics.items()} == UNITS
+
+
+def test_every_metric_is_described(metrics: dict[str, Any]) -> None:
+    for metric in metrics.values():
+        assert metric.description.endswith(".")
+
+
+def test_every_histogram_has_the_conventions_boundaries(metrics: dict[str, Any]) -> None:
+    for name, boundaries in BOUNDARIES.items():
+        assert {point.explicit_bounds for point in metrics[name].data.data_points} == {boundaries}
+
+
+def test_costs_from_a_thousandth_of_a_cent_to_dollars_fall_in_different_buckets(metrics: dict[str, Any]) -> None:
+    (point,) = metrics["gen_ai.client.operation.cost"].data.data_points
+    assert point.explicit_bounds[0] == 0.00001
+    assert 10 < point.explicit_bounds[-1] < 100
+    assert all(low < high for low, high in pairwise(point.explicit_bounds))
+
+
+def test_open_streams_are_counted_up_and_down(metrics: dict[str, Any]) -> None:
+    data = metrics["modelforge.client.active_streams"].data
+    assert data.is_monotonic is False
+    assert [point.value for point in data.data_points] == [0]
+
+
+def test_a_value_that_a_view_is_made_for_is_not_high_in_cardinality(metrics: dict[str, Any]) -> None:
+    allowed = {
+        "gen_ai.operation.name",
+        "gen_ai.provider.name",
+        "gen_ai.request.model",
+        "gen_ai.response.model",
+        "gen_ai.token.type",
+        "server.address",
+        "server.port",
+    }
+    for metric in metrics.values():
+        for point in metric.data.data_points:
+            assert set(point.attributes) <= allowed
+
+
+def test_it_is_available_while_traces_or_metrics_are_recorded(
+    tracer_provider: TracerProvider, meter_provider: MeterProvider
+) -> None:
+    configuration = Configuration()
+    assert Telemetry(configuration, tracer_provider=tracer_provider).is_available()
+    assert Telemetry(configuration, meter_provider=meter_provider).is_available()
+    assert not Telemetry(configuration, tracer_provider=NoOpTracerProvider()).is_available()
+
+
+def test_what_is_set_active_is_what_models_report_to() -> None:
+    telemetry = Telemetry(Configuration())
+    set_active_telemetry(telemetry)
+    assert active_telemetry() is telemetry
+    set_active_telemetry(None)
+    assert active_telemetry() is None
+
+
+def test_callbacks_made_by_hand_share_the_telemetry_of_their_providers(
+    tracer_provider: TracerProvider, meter_provider: MeterProvider
+) -> None:
+    shared = standalone_telemetry(tracer_provider, meter_provider)
+    assert standalone_telemetry(tracer_provider, meter_provider) is shared
+    assert standalone_telemetry(tracer_provider, None) is not shared
