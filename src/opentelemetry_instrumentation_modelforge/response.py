@@ -12,6 +12,7 @@ from .semconv import (
     GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
     GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
     MODELFORGE_RESPONSE_CACHED,
+    OPENAI_API_TYPE,
     OPENAI_RESPONSE_SERVICE_TIER,
     OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
 )
@@ -68,6 +69,8 @@ class Response(NamedTuple):
     """True for an answer from LangChain's cache, for which the provider was not asked."""
     error: str | None = None
     """A value for ``error.type``, where an answer without an HTTP error says that the call failed."""
+    api_type: str | None = None
+    """The API of OpenAI that the answer came from: ``chat_completions`` or ``responses``."""
 
     def attributes(self) -> Iterator[Attribute]:
         """Yield the response attributes of the inference span."""
@@ -88,7 +91,9 @@ class Response(NamedTuple):
             yield OPENAI_RESPONSE_SERVICE_TIER, self.service_tier
         if self.system_fingerprint is not None:
             yield OPENAI_RESPONSE_SYSTEM_FINGERPRINT, self.system_fingerprint
+        if self.api_type is not None:
+            yield OPENAI_API_TYPE, self.api_type
 
     def completed_by(self, other: "Response") -> "Response":
         """Return this response with the fields that it lacks taken from ``other``."""
-        return Response(*(mine or theirs for mine, theirs in zip(self, other, strict=True)))
+        return Response._make(mine or theirs for mine, theirs in zip(self, other, strict=True))

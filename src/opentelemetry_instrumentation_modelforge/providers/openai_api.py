@@ -1,0 +1,227 @@
+"""Answers of OpenAI's two APIs, chat completions and responses, and of the many servers that speak them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from ..response import Response, Usage
+from ..semconv import OPENAI_API_TYPE_CHAT_COMPLETIONS, OPENAI_API_TYPE_RESPONSES
+from ..values import NOTHING, count, items, mapping, text
+from .langchain import read_result
+from .openai_usage import fields, names_a_price, read_price, read_usage
+from .provider import Answer
+
+__all__ = ["OpenAIAnswer", "fields", "read_price", "read_usage"]
+
+ERROR_RESPONSE: Final = "error_response"
+"""``error.type`` of an answer that is an error without a short code."""
+EMPTY_RESPONSE: Final = "empty_response"
+"""``error.type`` of an answer without choices."""
+
+# Fields beside those of chat completions: an error (OpenRouter and others send it with HTTP 200), Groq's part
+# (console.groq.com/docs/api-reference), llama.cpp's (github.com/ggml-org/llama.cpp/tree/master/tools/server).
+_EXTRAS: Final = frozenset({"error", "x_groq", "timings"})
+
+_CODE: Final = re.compile(r"[A-Za-z][A-Za-z_.-]{0,63}|[0-9]{1,5}")
+
+# The GenAI conventions' reasons for the Responses API's.
+_INCOMPLETE: Final = {"max_output_tokens": "length"}
+_FUNCTION_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
+
+
+class OpenAIAnswer(Answer):
+    """One answer of chat completions or of the Responses API, whole or in chunks.
+
+    A stream's usage, finish reasons, tier and fingerprint are those of the last chunk that has them, its id and
+    model those of the first: Azure's first chunk has neither, and OpenAI's tier is "auto" until it is known.
+    """
+
+    __slots__ = (
+        "_empty",
+        "_error",
+        "_fingerprint",
+        "_id",
+        "_model",
+        "_priced",
+        "_prompt",
+        "_reasons",
+        "_response",
+        "_seen",
+        "_tier",
+        "_timings",
+        "_usage",
+    )
+
+    def __init__(self) -> None:
+        self._seen = False
+        self._id: object = None
+        self._model: object = None
+        self._tier: object = None
+        self._fingerprint: object = None
+        self._error: object = None
+        self._empty = False
+        self._reasons: dict[int, object] = {}
+        self._usage = NOTHING
+        self._prompt = NOTHING
+        self._priced = NOTHING
+        self._timings = NOTHING
+        self._response: Mapping[str, object] | None = None
+
+    def add(self, raw: object) -> None:
+        """Take a whole answer or one chunk, as decoded JSON or as a model of the ``openai`` package."""
+        self._seen = True
+        body = fields(raw)
+        get = body.get
+        if not self._id:
+            self._id = get("id")
+        if not self._model:
+            self._model = get("model")
+        if tier := get("service_tier"):
+            self._tier = tier
+        if fingerprint := get("system_fingerprint"):
+            self._fingerprint = fingerprint
+        if usage := get("usage"):
+            self._add_usage(usage)
+        if choices := get("choices"):
+            self._empty = False
+            for position, choice in enumerate(items(choices)):
+                self._add_choice(position, fields(choice))
+        elif not self._reasons:
+            self._add_without_choices(body)
+        if not _EXTRAS.isdisjoint(body):
+            self._add_extras(body)
+
+    def _add_without_choices(self, body: Mapping[str, object]) -> None:
+        kind = body.get("object") or body.get("type")
+        if kind == "response":
+            self._response = body
+        elif kind == "error":
+            self._error = body
+        elif isinstance(kind, str) and kind.startswith("response."):
+            self._response = fields(body.get("response")) or self._response
+        elif kind != "chat.completion.chunk":
+            self._empty = True
+
+    def _add_extras(self, body: Mapping[str, object]) -> None:
+        self._error = body.get("error") or self._error
+        self._timings = fields(body.get("timings")) or self._timings
+        if usage := fields(body.get("x_groq")).get("usage"):
+            self._add_usage(usage)
+
+    def _add_usage(self, reported: object) -> None:
+        usage = fields(reported)
+        get = usage.get
+        if get("prompt_tokens") or get("input_tokens"):
+            self._usage = self._prompt = usage
+        elif get("completion_tokens") or get("output_tokens"):
+            self._usage = usage
+        if names_a_price(usage):
+            self._priced = usage
+
+    def _add_choice(self, position: int, choice: Mapping[str, object]) -> None:
+        if reason := choice.get("finish_reason"):
+            index = choice.get("index")
+            self._reasons[index if type(index) is int else position] = reason
+            # Moonshot: platform.moonshot.ai/docs/api/chat
+            if usage := choice.get("usage"):
+                self._add_usage(usage)
+
+    def add_chunk(self, chunk: object) -> None:
+        """Take LangChain's chunk, where the raw one does not pass by."""
+        if self._seen:
+            return
+        message = getattr(chunk, "message", None)
+        info = mapping(getattr(chunk, "generation_info", None))
+        self._model = self._model or info.get("model_name")
+        self._tier = info.get("service_tier") or self._tier
+        self._fingerprint = info.get("system_fingerprint") or self._fingerprint
+        if reason := info.get("finish_reason"):
+            self._reasons[0] = reason
+        if usage := getattr(message, "usage_metadata", None):
+            self._add_usage(usage)
+
+    def response(self, generations: Sequence[object], llm_output: object) -> Response:
+        """Return the provider's own answer, or LangChain's where the raw one did not pass by."""
+        if self._response is not None:
+            return _responses_api(self._response, self._error)
+        if self._seen:
+            return self._chat_completion()
+        result = read_result(generations, llm_output)
+        return result if result.cached else self._chat_completion()._replace(api_type=None).completed_by(result)
+
+    def _chat_completion(self) -> Response:
+        usage = read_usage(self._usage) if self._usage else None
+        if usage is not None and usage.input_tokens is None and self._prompt and (prompt := read_usage(self._prompt)):
+            # The prompt was counted in an earlier chunk, as in Anthropic's message_start.
+            usage = prompt._replace(
+                output_tokens=usage.output_tokens,
+                reasoning_output_tokens=usage.reasoning_output_tokens,
+                audio_output_tokens=usage.audio_output_tokens,
+            )
+        if self._timings:
+            usage = _with_timings(usage, self._timings)
+        reasons = (text(reason) for _, reason in sorted(self._reasons.items()))
+        return Response(
+            id=text(self._id),
+            model=text(self._model),
+            finish_reasons=tuple(reason for reason in reasons if reason),
+            usage=usage,
+            cost=read_price(self._priced) if self._priced else None,
+            service_tier=text(self._tier),
+            system_fingerprint=text(self._fingerprint),
+            error=_error_code(self._error) if self._error else EMPTY_RESPONSE if self._empty else None,
+            api_type=OPENAI_API_TYPE_CHAT_COMPLETIONS,
+        )
+
+
+def _error_code(error: object) -> str:
+    """Return the provider's short code of an error, if it has one that is low in cardinality."""
+    said = fields(error)
+    for name in ("code", "type"):
+        code = said.get(name)
+        if type(code) in (int, str) and _CODE.fullmatch(str(code)):
+            return str(code)
+    return ERROR_RESPONSE
+
+
+def _with_timings(usage: Usage | None, timings: Mapping[str, object]) -> Usage | None:
+    """Complete ``usage`` by llama.cpp's counts of processed, reused and generated tokens."""
+    processed, reused, generated = (count(timings.get(name)) for name in ("prompt_n", "cache_n", "predicted_n"))
+    if processed is None or reused is None:
+        return usage
+    if usage is None:
+        return Usage(processed + reused, generated, reused) if generated is not None else None
+    if usage.cache_read_input_tokens is None and usage.input_tokens == processed + reused:
+        return usage._replace(cache_read_input_tokens=reused)
+    return usage
+
+
+def _responses_api(response: Mapping[str, object], error: object) -> Response:
+    """Read a ``Response`` object of the Responses API, which a stream's first and last events carry too.
+
+    :param error: the stream's ``error`` event.
+    """
+    usage = fields(response.get("usage"))
+    status = response.get("status")
+    error = response.get("error") or error
+    return Response(
+        id=text(response.get("id")),
+        model=text(response.get("model")),
+        finish_reasons=_finish_reasons(response),
+        usage=read_usage(usage),
+        cost=read_price(usage),
+        service_tier=text(response.get("service_tier")),
+        error=_error_code(error) if error or status == "failed" else None,
+        api_type=OPENAI_API_TYPE_RESPONSES,
+    )
+
+
+def _finish_reasons(response: Mapping[str, object]) -> tuple[str, ...]:
+    status = response.get("status")
+    if status == "completed":
+        called = any(fields(item).get("type") in _FUNCTION_CALLS for item in items(response.get("output")))
+        return ("tool_calls" if called else "stop",)
+    if status == "incomplete":
+        reason = text(fields(response.get("incomplete_details")).get("reason"))
+        return (_INCOMPLETE.get(reason, reason),) if reason else ()
+    return ("error",) if status in ("failed", "cancelled") else ()
