@@ -75,11 +75,6 @@ def _modalities(value: object) -> str | None:
     return next((output for name, output in _MODALITIES.items() if name in names), None)
 
 
-def _effort(value: object) -> str | None:
-    """Return the level in the ``reasoning`` object of OpenAI's Responses API and of OpenRouter."""
-    return text(mapping(value).get("effort"))
-
-
 def _service_tier(value: object) -> str | None:
     # The conventions leave the default out.
     return None if value == "auto" else text(value)
@@ -103,7 +98,6 @@ _PARAMETERS: Final[Mapping[str, tuple[str, _Check]]] = {
     "n": (gen_ai.GEN_AI_REQUEST_CHOICE_COUNT, _choices),
     "candidate_count": (gen_ai.GEN_AI_REQUEST_CHOICE_COUNT, _choices),
     "reasoning_effort": (GEN_AI_REQUEST_REASONING_LEVEL, text),
-    "reasoning": (GEN_AI_REQUEST_REASONING_LEVEL, _effort),
     "previous_response_id": (GEN_AI_REQUEST_PREVIOUS_RESPONSE_ID, text),
     "service_tier": (OPENAI_REQUEST_SERVICE_TIER, _service_tier),
     "modalities": (gen_ai.GEN_AI_OUTPUT_TYPE, _modalities),
