@@ -25,7 +25,8 @@ from .values import count, encodable, integer, items, mapping, text
 
 try:
     from opentelemetry.util.genai._conversation_context import get_ambient_conversation_id
-except ImportError:  # pragma: no cover - a later release may keep it elsewhere
+except ImportError:
+    # The module is opentelemetry-util-genai's own, so a later release may move it.
 
     def get_ambient_conversation_id() -> str | None:
         """Return None: the installed release does not tell."""
@@ -108,7 +109,7 @@ _PARAMETERS: Final[Mapping[str, tuple[str, _Check]]] = {
 }
 """Every spelling of a parameter in the requests of the providers, with its attribute and the check of its value."""
 
-# The run's metadata where a prompt of LangSmith's hub, or a config that names one, has left its name.
+# Where langsmith and langchain.hub name a prompt that comes from LangSmith's hub.
 _PROMPT_NAME: Final = "lc_hub_repo"
 _PROMPT_VERSION: Final = "lc_hub_commit_hash"
 
@@ -177,9 +178,12 @@ def metadata_attributes(
 
 
 def _conversation(metadata: Mapping[str, object]) -> str | None:
-    if ambient := text(get_ambient_conversation_id()):
-        return ambient
-    return next((found for key in _CONVERSATION_KEYS if (found := _identifier(metadata.get(key)))), None)
+    if ambient := get_ambient_conversation_id():
+        return text(ambient)
+    for key in _CONVERSATION_KEYS:
+        if identifier := _identifier(metadata.get(key)):
+            return identifier
+    return None
 
 
 def _identifier(value: object) -> str | None:
@@ -203,4 +207,7 @@ def _scalar(value: object) -> str | bool | int | float | None:
         return str(value)
     if isinstance(value, float):
         return _double(value)
-    return value if isinstance(value, bool) else integer(value)
+    if isinstance(value, bool):
+        return value
+    # The SDK takes no subclass of a number, such as an enum's member.
+    return None if (number := integer(value)) is None else int(number)

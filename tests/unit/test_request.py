@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
@@ -233,6 +234,7 @@ def test_the_model_that_is_asked(params: Any, expected: str | None) -> None:
         (["a", "b"], ("a", "b")),
         (("a", "\ud800"), ("a", "\ufffd")),
         ([1, 2], (1, 2)),
+        ([HTTPStatus.OK], (200,)),
         ([True, False], (True, False)),
         ([1, True], None),
         ([1, 2.5], None),
@@ -251,6 +253,8 @@ def test_an_entry_of_the_metadata_is_copied_or_left_out(value: Any, expected: An
     attributes = metadata_attributes(("user_id",), {"user_id": value, "tenant": "acme"}, None, None)
     assert attributes == ({} if expected is None else {"user_id": expected})
     assert type(attributes.get("user_id")) is type(expected)
+    if isinstance(expected, tuple):
+        assert [type(entry) for entry in attributes["user_id"]] == [type(entry) for entry in expected]
 
 
 def test_only_what_is_asked_for_is_copied_from_the_metadata() -> None:

@@ -43,10 +43,10 @@ class GoogleGenAI(Provider):
     def request_parameters(
         self, params: Mapping[str, object], client: Mapping[str, object]
     ) -> tuple[Mapping[str, object], ...]:
-        """Return the request's generation config, put together as ``ChatGoogleGenerativeAI._prepare_params`` does it.
+        """Return the request's generation config, merged as ``ChatGoogleGenerativeAI._prepare_params`` merges it.
 
-        Other keyword arguments of a call, such as ``temperature``, do not reach the request. The invocation parameters
-        hold them all the same, so what the model itself sets is read off the model.
+        The client ignores other keyword arguments of a call, such as ``temperature``. The invocation parameters show
+        them in place of the model's own, so those are read off the model.
         """
         own = client or params
         config = {name: own.get(field) for name, field in _GENERATION_CONFIG.items()}
