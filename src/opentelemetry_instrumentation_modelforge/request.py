@@ -27,7 +27,8 @@ from .values import NOTHING, count, encodable, integer, items, mapping, text
 
 try:
     from opentelemetry.util.genai._conversation_context import get_ambient_conversation_id
-except ImportError:  # pragma: no cover - a later release may keep it elsewhere
+except ImportError:
+    # The module is opentelemetry-util-genai's own, so a later release may move it.
 
     def get_ambient_conversation_id() -> str | None:
         """Return None: the installed release does not tell."""
@@ -77,11 +78,6 @@ def _modalities(value: object) -> str | None:
     return next((output for name, output in _MODALITIES.items() if name in names), None)
 
 
-def _effort(value: object) -> str | None:
-    """Return the level in the ``reasoning`` object of OpenAI's Responses API and of OpenRouter."""
-    return text(mapping(value).get("effort"))
-
-
 def _service_tier(value: object) -> str | None:
     # The conventions leave the default out.
     return None if value == "auto" else text(value)
@@ -105,7 +101,6 @@ _PARAMETERS: Final[Mapping[str, tuple[str, _Check]]] = {
     "n": (gen_ai.GEN_AI_REQUEST_CHOICE_COUNT, _choices),
     "candidate_count": (gen_ai.GEN_AI_REQUEST_CHOICE_COUNT, _choices),
     "reasoning_effort": (GEN_AI_REQUEST_REASONING_LEVEL, text),
-    "reasoning": (GEN_AI_REQUEST_REASONING_LEVEL, _effort),
     "previous_response_id": (GEN_AI_REQUEST_PREVIOUS_RESPONSE_ID, text),
     "service_tier": (OPENAI_REQUEST_SERVICE_TIER, _service_tier),
     "modalities": (gen_ai.GEN_AI_OUTPUT_TYPE, _modalities),
@@ -116,7 +111,7 @@ _PARAMETERS: Final[Mapping[str, tuple[str, _Check]]] = {
 }
 """Every spelling of a parameter in the requests of the providers, with its attribute and the check of its value."""
 
-# The run's metadata where a prompt of LangSmith's hub, or a config that names one, has left its name.
+# Where langsmith and langchain.hub name a prompt that comes from LangSmith's hub.
 _PROMPT_NAME: Final = "lc_hub_repo"
 _PROMPT_VERSION: Final = "lc_hub_commit_hash"
 
@@ -192,9 +187,12 @@ class Request(NamedTuple):
 
 
 def _conversation(metadata: Mapping[str, object]) -> str | None:
-    if ambient := text(get_ambient_conversation_id()):
-        return ambient
-    return next((found for key in _CONVERSATION_KEYS if (found := _identifier(metadata.get(key)))), None)
+    if ambient := get_ambient_conversation_id():
+        return text(ambient)
+    for key in _CONVERSATION_KEYS:
+        if identifier := _identifier(metadata.get(key)):
+            return identifier
+    return None
 
 
 def _identifier(value: object) -> str | None:
@@ -218,4 +216,7 @@ def _scalar(value: object) -> str | bool | int | float | None:
         return str(value)
     if isinstance(value, float):
         return _double(value)
-    return value if isinstance(value, bool) else integer(value)
+    if isinstance(value, bool):
+        return value
+    # The SDK takes no subclass of a number, such as an enum's member.
+    return None if (number := integer(value)) is None else int(number)

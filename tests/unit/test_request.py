@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
+from uuid import UUID
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from opentelemetry.context import attach, detach
+from opentelemetry.util.genai._conversation_context import with_conversation_id
 
-from opentelemetry_instrumentation_modelforge.request import request_attributes, requested_model
+from opentelemetry_instrumentation_modelforge.providers import PROVIDERS, Provider
+from opentelemetry_instrumentation_modelforge.request import metadata_attributes, request_attributes, requested_model
+
+ANY_PROVIDER = Provider()
 
 TYPES: dict[str, Any] = {
     "gen_ai.request.temperature": float,
     "gen_ai.request.top_p": float,
-    "gen_ai.request.top_k": float,
+    "gen_ai.request.top_k": int,
     "gen_ai.request.max_tokens": int,
     "gen_ai.request.stop_sequences": tuple,
     "gen_ai.request.seed": int,
     "gen_ai.request.frequency_penalty": float,
     "gen_ai.request.presence_penalty": float,
     "gen_ai.request.choice.count": int,
+    "gen_ai.request.reasoning.level": str,
+    "gen_ai.request.previous_response.id": str,
+    "openai.request.service_tier": str,
     "gen_ai.output.type": str,
     "gen_ai.conversation.id": str,
+    "gen_ai.prompt.name": str,
+    "gen_ai.prompt.version": str,
 }
 PARAMETERS = (
     "temperature",
@@ -38,6 +50,10 @@ PARAMETERS = (
     "presence_penalty",
     "n",
     "candidate_count",
+    "reasoning_effort",
+    "reasoning",
+    "previous_response_id",
+    "service_tier",
     "response_format",
     "format",
     "response_mime_type",
@@ -46,6 +62,8 @@ PARAMETERS = (
     "options",
     "generation_config",
     "model_kwargs",
+    "extra_body",
+    "text",
     "model",
     "model_name",
 )
@@ -65,14 +83,23 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    st.none() | st.dictionaries(st.sampled_from(PARAMETERS), ANYTHING),
-    st.none() | st.dictionaries(st.sampled_from(("thread_id", "session_id", "conversation_id")), ANYTHING),
+    st.none() | st.dictionaries(st.sampled_from(PARAMETERS), ANYTHING, max_size=5),
+    st.none()
+    | st.dictionaries(
+        st.sampled_from(("thread_id", "session_id", "conversation_id", "lc_hub_repo", "lc_hub_commit_hash")), ANYTHING
+    ),
+    st.dictionaries(st.sampled_from(PARAMETERS), ANYTHING, max_size=3),
+    st.sampled_from((ANY_PROVIDER, *PROVIDERS.values())),
 )
-@example({"temperature": 10**400}, None)
-@example({"max_tokens": 2**63}, None)
-def test_whatever_is_asked_is_of_the_right_type_or_left_out(params: Any, metadata: Any) -> None:
-    for name, value in request_attributes(params, metadata).items():
+@example({"temperature": 10**400}, None, {}, ANY_PROVIDER)
+@example({"max_tokens": 2**63}, None, {}, ANY_PROVIDER)
+@example({"top_k": 1e300}, None, {}, ANY_PROVIDER)
+def test_whatever_is_asked_is_of_the_right_type_or_left_out(
+    params: Any, metadata: Any, client: Any, provider: Provider
+) -> None:
+    for name, value in request_attributes(provider, params, metadata, client).items():
         assert type(value) is TYPES[name]
         if type(value) is int:
             # What OTLP can carry.
@@ -90,8 +117,12 @@ def test_whatever_is_asked_is_of_the_right_type_or_left_out(params: Any, metadat
         ({"temperature": None}, {}),
         ({"temperature": True}, {}),
         ({"temperature": "hot"}, {}),
-        ({"top_k": 40}, {"gen_ai.request.top_k": 40.0}),
+        ({"temperature": float("nan")}, {}),
+        ({"top_k": 40}, {"gen_ai.request.top_k": 40}),
+        ({"top_k": 40.0}, {"gen_ai.request.top_k": 40}),
+        ({"top_k": 40.5}, {}),
         ({"num_predict": 9}, {"gen_ai.request.max_tokens": 9}),
+        ({"num_predict": -1}, {}),
         ({"max_output_tokens": 9}, {"gen_ai.request.max_tokens": 9}),
         ({"max_tokens": 9.5}, {}),
         ({"stop": "a"}, {"gen_ai.request.stop_sequences": ("a",)}),
@@ -99,9 +130,17 @@ def test_whatever_is_asked_is_of_the_right_type_or_left_out(params: Any, metadat
         ({"stop": ["a", 1]}, {"gen_ai.request.stop_sequences": ("a",)}),
         ({"candidate_count": 2}, {"gen_ai.request.choice.count": 2}),
         ({"n": 1}, {}),
-        ({"options": {"temperature": 0.5, "seed": 3}}, {"gen_ai.request.temperature": 0.5, "gen_ai.request.seed": 3}),
-        ({"options": {"temperature": 0.5}, "temperature": 0.25}, {"gen_ai.request.temperature": 0.25}),
-        ({"generation_config": {"top_p": 0.5}}, {"gen_ai.request.top_p": 0.5}),
+        (
+            {"model_kwargs": {"temperature": 0.5, "seed": 3}},
+            {"gen_ai.request.temperature": 0.5, "gen_ai.request.seed": 3},
+        ),
+        ({"model_kwargs": {"temperature": 0.5}, "temperature": 0.25}, {"gen_ai.request.temperature": 0.25}),
+        ({"model_kwargs": {"temperature": 0.5}, "temperature": None}, {"gen_ai.request.temperature": 0.5}),
+        ({"reasoning_effort": "minimal"}, {"gen_ai.request.reasoning.level": "minimal"}),
+        ({"reasoning_effort": 3}, {}),
+        ({"previous_response_id": "resp_1"}, {"gen_ai.request.previous_response.id": "resp_1"}),
+        ({"service_tier": "flex"}, {"openai.request.service_tier": "flex"}),
+        ({"service_tier": "auto"}, {}),
         ({"format": "json"}, {"gen_ai.output.type": "json"}),
         ({"format": {"type": "object"}}, {"gen_ai.output.type": "json"}),
         ({"format": ""}, {}),
@@ -111,12 +150,59 @@ def test_whatever_is_asked_is_of_the_right_type_or_left_out(params: Any, metadat
         ({"response_mime_type": "text/x.enum"}, {}),
         ({"modalities": ["text", "audio"]}, {"gen_ai.output.type": "speech"}),
         ({"response_modalities": ["TEXT", "IMAGE"]}, {"gen_ai.output.type": "image"}),
+        ({"modalities": ["text"]}, {"gen_ai.output.type": "text"}),
+        ({"modalities": ["smell"]}, {}),
         ({"unheard_of": 1}, {}),
         (None, {}),
     ],
 )
 def test_parameters(params: Any, expected: dict[str, Any]) -> None:
-    assert request_attributes(params, None) == expected
+    attributes = request_attributes(ANY_PROVIDER, params, None, {})
+    assert attributes == expected
+    assert {type(value) for value in attributes.values()} == {type(value) for value in expected.values()}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"thread_id": "t-1", "session_id": "s-1"}, "t-1"),
+        ({"session_id": "s-1", "conversation_id": "c-1"}, "s-1"),
+        ({"conversation_id": 17}, "17"),
+        ({"thread_id": UUID(int=5)}, "00000000-0000-0000-0000-000000000005"),
+        ({"thread_id": "", "session_id": "s-1"}, "s-1"),
+        ({"thread_id": ["t-1"]}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_the_metadata_names_the_conversation(metadata: Any, expected: str | None) -> None:
+    assert request_attributes(ANY_PROVIDER, None, metadata, {}).get("gen_ai.conversation.id") == expected
+
+
+@pytest.mark.parametrize("metadata", [None, {"thread_id": "t-1"}])
+def test_the_conversation_of_an_enclosing_agent_goes_first(metadata: Any) -> None:
+    token = attach(with_conversation_id("conv-9"))
+    try:
+        attributes = request_attributes(ANY_PROVIDER, None, metadata, {})
+    finally:
+        detach(token)
+    assert attributes == {"gen_ai.conversation.id": "conv-9"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"lc_hub_repo": "summary"}, {"gen_ai.prompt.name": "summary"}),
+        (
+            {"lc_hub_owner": "acme", "lc_hub_repo": "summary", "lc_hub_commit_hash": "50442af1"},
+            {"gen_ai.prompt.name": "summary", "gen_ai.prompt.version": "50442af1"},
+        ),
+        ({"lc_hub_commit_hash": "50442af1"}, {}),
+        ({"lc_hub_repo": 3}, {}),
+    ],
+)
+def test_the_metadata_names_the_prompt(metadata: Any, expected: dict[str, Any]) -> None:
+    assert request_attributes(ANY_PROVIDER, None, metadata, {}) == expected
 
 
 @pytest.mark.parametrize(
@@ -133,3 +219,55 @@ def test_parameters(params: Any, expected: dict[str, Any]) -> None:
 )
 def test_the_model_that_is_asked(params: Any, expected: str | None) -> None:
     assert requested_model(params) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("ada", "ada"),
+        ("", ""),
+        ("a\ud800", "a\ufffd"),
+        (True, True),
+        (7, 7),
+        (0.5, 0.5),
+        (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        (["a", "b"], ("a", "b")),
+        (("a", "\ud800"), ("a", "\ufffd")),
+        ([1, 2], (1, 2)),
+        ([HTTPStatus.OK], (200,)),
+        ([True, False], (True, False)),
+        ([1, True], None),
+        ([1, 2.5], None),
+        (["a", None], None),
+        (["a", ["b"]], None),
+        ([], None),
+        ({"a": 1}, None),
+        (b"ada", None),
+        (2**63, None),
+        (float("inf"), None),
+        (object(), None),
+        (None, None),
+    ],
+)
+def test_an_entry_of_the_metadata_is_copied_or_left_out(value: Any, expected: Any) -> None:
+    attributes = metadata_attributes(("user_id",), {"user_id": value, "tenant": "acme"}, None, None)
+    assert attributes == ({} if expected is None else {"user_id": expected})
+    assert type(attributes.get("user_id")) is type(expected)
+    if isinstance(expected, tuple):
+        assert [type(entry) for entry in attributes["user_id"]] == [type(entry) for entry in expected]
+
+
+def test_only_what_is_asked_for_is_copied_from_the_metadata() -> None:
+    metadata = {"user_id": "ada", "tenant": "acme", "tags": "no"}
+    assert metadata_attributes((), metadata, ["a"], "chat") == {}
+    assert metadata_attributes(("tenant", "absent"), metadata, ["a"], "chat") == {"tenant": "acme"}
+    assert metadata_attributes(("user_id", "tags", "run_name"), metadata, ["a", "b"], "chat") == {
+        "user_id": "ada",
+        "modelforge.tags": ("a", "b"),
+        "modelforge.run_name": "chat",
+    }
+
+
+@pytest.mark.parametrize(("tags", "run_name"), [(None, None), ([], ""), ([3], 3)])
+def test_a_run_without_tags_and_name_has_none(tags: Any, run_name: Any) -> None:
+    assert metadata_attributes(("user_id", "tags", "run_name"), None, tags, run_name) == {}

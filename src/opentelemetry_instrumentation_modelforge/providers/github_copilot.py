@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from ..values import mapping, text
-from .provider import Provider, Tap
+from .openai_api import OpenAIAnswer
+from .provider import Answer, Provider, Tap
 
 
 class GitHubCopilot(Provider):
@@ -23,6 +24,10 @@ class GitHubCopilot(Provider):
         """Yield the fields of the model with the headers that identify the caller, not those that anyone sends."""
         for name, value in client.items():
             yield _credentials(mapping(value)) if name == "header" else value
+
+    def answer(self) -> Answer:
+        """Return the reader of one answer; one without choices, which Copilot sends with HTTP 200, is an error."""
+        return OpenAIAnswer()
 
 
 def _credentials(headers: Mapping[str, object]) -> Mapping[str, object]:

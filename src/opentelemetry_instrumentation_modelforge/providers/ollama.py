@@ -34,7 +34,7 @@ INCOMPLETE: Final = "incomplete_response"
 
 
 class Ollama(Provider):
-    """Models that run on one's own machine."""
+    """Ollama's own API, for models that run locally."""
 
     paid_by_token = False
     # invoke reads a stream too.
@@ -62,10 +62,10 @@ class Ollama(Provider):
     def request_parameters(
         self, params: Mapping[str, object], client: Mapping[str, object]
     ) -> tuple[Mapping[str, object], ...]:
-        """Return the request's format and options, put together as ``_OllamaCommon._create_stream`` does it.
+        """Return the request's format and options, merged as ``_OllamaCommon._create_stream`` merges them.
 
-        ``options`` of one call replace the model's, and its other keyword arguments then do not count. Without them,
-        each keyword argument that is no field of the request becomes an option.
+        ``options`` of one call replace all others. Without them, each keyword argument of the call that is not a field
+        of the request becomes an option.
         """
         options = mapping(params.get("options"))
         if options.keys() >= _OWN_OPTIONS:
@@ -90,7 +90,7 @@ class _Answer(Answer):
     def add(self, raw: object) -> None:
         if isinstance(raw, str):
             self._last = raw
-            # Inside of a string its quotation marks would be escaped.
+            # Inside a JSON string, its quotation marks would be escaped.
             if '"error"' in raw:
                 self._error = raw
 
@@ -118,7 +118,7 @@ def _parsed(line: str | None) -> Mapping[str, object]:
 
 def _usage(line: Mapping[str, object]) -> Usage | None:
     usage = Usage(
-        # Includes the cached tokens. Releases before 0.3 leave it out where the whole prompt was cached.
+        # Includes the cached tokens. Older releases leave it out where the prompt was cached: ollama/ollama#2068.
         input_tokens=count(line.get("prompt_eval_count")),
         output_tokens=count(line.get("eval_count")),
         cache_read_input_tokens=count(line.get("prompt_eval_cached_count")),
