@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 from check_examples import difference
-from conftest import lacking
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExportResult
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags, set_span_in_context
+from test_quickstart import missing
 
 from opentelemetry_instrumentation_modelforge.console import ConsoleTreeSpanExporter, columns, has_color, summarize
 from opentelemetry_instrumentation_modelforge.span_tree import (
@@ -735,7 +735,7 @@ print([name for name in sys.modules if name.endswith((".console", ".span_tree"))
 
 
 def test_application_prints_the_tree_that_the_documentation_shows(tmp_path: Path) -> None:
-    if reason := lacking(instrumentors=("modelforge", "httpx")):
+    if reason := missing():
         pytest.skip(reason)
     from services import EXAMPLES, environment, serving, write_config
 
