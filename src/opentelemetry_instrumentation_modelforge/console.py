@@ -132,7 +132,7 @@ class ConsoleTreeSpanExporter(SpanExporter):
             if span.parent_id is None:
                 heading = ""
             elif (name := self._printed_names.get((span.trace_id, span.parent_id))) is not None:
-                heading = f"Trace {span.trace_id}, late under \"{name}\" ({span.parent_id}):"
+                heading = f'Trace {span.trace_id}, late under "{name}" ({span.parent_id}):'
             elif span.has_remote_parent and span.parent_id not in self._waiting[span.trace_id]:
                 heading = f"Trace {span.trace_id}, under remote span {span.parent_id}:"
             else:
