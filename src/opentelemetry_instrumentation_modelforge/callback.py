@@ -200,7 +200,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             NOTHING if frame is None else frame.client(),
             frame is not None and frame.streaming,
         )
-        api_model = request.model()
+        api_model = model.kind.requested_model(request.params, request.client)
         model = model.variant(operation, api_model)
         outer = outer_inference(operation, run_id, api_model or request.metadata.get("ls_model_name"))
         call = Inference(model, request) if outer is None else Enrichment(model, run_id, outer)

@@ -39,7 +39,10 @@ class Ending(NamedTuple):
 
     def error_type(self, response: Response) -> str | None:
         """Return the ``error.type`` of the call, or None where it did not fail."""
-        return response.error if self.error is None else error_type(self.error)
+        if self.error is not None:
+            return error_type(self.error)
+        # A stream that its consumer has left says nothing of its end.
+        return response.error if self.outcome == "completed" else None
 
     def llm_result(self) -> LLMResult:
         """Return what LangChain gives to its callbacks."""
@@ -54,10 +57,11 @@ class Ending(NamedTuple):
 
         :param cost: of the call, in US dollars.
         """
-        failed = self.outcome == "completed" and response.error is not None
-        attributes: dict[str, AttributeValue] = {MODELFORGE_OUTCOME: "failed" if failed else self.outcome}
+        attributes: dict[str, AttributeValue] = {MODELFORGE_OUTCOME: self.outcome}
         if (error := self.error_type(response)) is not None:
             attributes[error_attributes.ERROR_TYPE] = error
+            if self.outcome == "completed":
+                attributes[MODELFORGE_OUTCOME] = "failed"
         attributes.update(response.attributes())
         usage = response.usage
         estimate = model.telemetry.configuration.estimate_tokens and not response.cached

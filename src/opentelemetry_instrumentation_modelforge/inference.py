@@ -255,16 +255,21 @@ class Inference(Call):
         if recording:
             self.span.set_attributes(attributes)
         if capture is not None:
-            self._emit_content(capture, recording, ending, attributes)
+            self._emit_content(capture, recording, ending, attributes, response.finish_reasons)
         if recording:
             with _ERROR_GUARD:
                 if ending.error is not None:
                     record_error(self.span, ending.error, self._model.telemetry, self._model.identity.secrets, self._handled)
-                elif response.error is not None:
-                    self.span.set_status(StatusCode.ERROR, response.error)
+                elif (error := ending.error_type(response)) is not None:
+                    self.span.set_status(StatusCode.ERROR, error)
 
     def _emit_content(
-        self, capture: ContentCapture, recording: bool, ending: Ending, outcome_attributes: Attributes
+        self,
+        capture: ContentCapture,
+        recording: bool,
+        ending: Ending,
+        outcome_attributes: Attributes,
+        finish_reasons: Sequence[str],
     ) -> None:
         """Give the content to the span, the event and the completion hook, as far as each wants it."""
         content = None
@@ -277,6 +282,8 @@ class Inference(Call):
                     self._request.params,
                     secrets=self._model.identity.secrets,
                     system_separately=self._model.kind.separate_system_instructions,
+                    finish_reasons=finish_reasons,
+                    default_finish_reason="unknown" if ending.outcome == "completed" else "error",
                 )
         if content is not None and capture.on_span and recording:
             self.span.set_attributes(content.span_attributes())

@@ -133,12 +133,6 @@ class Request(NamedTuple):
     """The fields of the LangChain model that runs the call; empty where it is not known."""
     streaming: bool = False
 
-    def model(self) -> str | None:
-        """Return the model name that this one call sends, or None where the parameters do not tell."""
-        model = text(self.params.get("model")) or text(self.params.get("model_name"))
-        # Google's client puts the resource's collection in front.
-        return model.removeprefix("models/") if model else None
-
     def attributes(self, kind: Provider) -> dict[str, AttributeValue]:
         """Return the request attributes of the inference span, without the parameters that the request does not have.
 

@@ -40,6 +40,11 @@ class GoogleGenAI(Provider):
         """Return the host that the client's transport calls."""
         return text(getattr(getattr(client.get("client"), "transport", None), "host", None))
 
+    def requested_model(self, params: Mapping[str, object], client: Mapping[str, object]) -> str | None:
+        """Return the model's own name without its collection; the client ignores a call's ``model``."""
+        model = text((client or params).get("model"))
+        return model.removeprefix("models/") if model else None
+
     def request_parameters(
         self, params: Mapping[str, object], client: Mapping[str, object]
     ) -> tuple[Mapping[str, object], ...]:

@@ -82,6 +82,10 @@ class Provider:
         """Return the values of a built client that may hold credentials: pydantic secrets and mappings of headers."""
         return client.values()
 
+    def requested_model(self, params: Mapping[str, object], client: Mapping[str, object]) -> str | None:
+        """Return the model name that one call sends, or None where the parameters do not tell."""
+        return text(params.get("model")) or text(params.get("model_name"))
+
     def request_parameters(
         self, params: Mapping[str, object], client: Mapping[str, object]
     ) -> Iterable[Mapping[str, object]]:
