@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check the distributions in a folder: their contents, the README's links, the wheel alone, and the sdist's programs.
 
-Run by ``tox run -e package`` as ``python tests/check_distributions.py DIST``.
+Run by ``tox run -e package`` as ``python tests/check_wheel.py DIST``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 from readme_renderer.markdown import render
 
-ROOT = Path(__file__).parent.parent
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 
 # Runs in an environment without ModelForge and without an SDK.
 PROGRAM = """
@@ -113,7 +113,7 @@ def check_sdist(wheel: Path, project: Path, python: Path) -> None:
     _install(python, f"{wheel}[cost,instruments,otel]", "--group", f"{project / 'pyproject.toml'}:test")
     pytest = [python, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-r", "fE", "--disable-warnings"]
     subprocess.run([*pytest, "--collect-only", "-qq"], check=True, cwd=project)
-    subprocess.run([*pytest, "tests/test_docs.py"], check=True, cwd=project)
+    subprocess.run([*pytest, *project.rglob("test_docs.py")], check=True, cwd=project)
     for program in sorted((project / "benchmarks").glob("*.py")):
         if "argparse.ArgumentParser" in program.read_text(encoding="utf-8"):
             subprocess.run([python, program, "--help"], check=True, cwd=project, stdout=subprocess.DEVNULL)
