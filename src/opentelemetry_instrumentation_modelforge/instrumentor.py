@@ -2,7 +2,8 @@
 
 import atexit
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from logging import getLogger
 from threading import Lock
 from types import ModuleType
@@ -63,12 +64,11 @@ class ModelForgeInstrumentor(BaseInstrumentor):
     def _uninstrument(self, **kwargs: Any) -> None:
         with _lock:
             installation, type(self)._installation = self._installation, None
-        REGISTRY_IMPORT.clear()
-        if installation is not None:
-            installation.remove()
+            if installation is not None:
+                installation.undo()
 
 
-# Held for a few assignments at a time. No code under it imports, waits or calls other packages: see patching.ImportHook.
+# Held for assignments only. No code under it imports, waits or calls another package: see patching.ImportHook.
 _lock: Final = Lock()
 
 
@@ -79,13 +79,14 @@ def _install(module: ModuleType) -> None:
 
 
 class _Installation:
-    """The patches of one ``instrument()``: waiting for ModelForge to be imported, in place, or removed."""
+    """The patches of one ``instrument()``: waiting for ModelForge to be imported, in place, or undone."""
 
     def __init__(self, keywords: Keywords, destinations: dict[str, Any]) -> None:
         self._keywords = keywords
         self._destinations = destinations
-        self._patches: list[Patch] = []
-        self._begun = self._removed = False
+        self._undo: list[Callable[[], object]] = []
+        """What undoes each thing that was done, the last first."""
+        self._begun = False
         self.failed = False
 
     def install(self, module: ModuleType) -> None:
@@ -93,16 +94,16 @@ class _Installation:
         from .otel_utils import Guard
 
         with _lock:
-            if self._begun or self._removed:
+            if self._begun:
                 return
             self._begun = True
-        self.failed = True
         with Guard("instrumenting ModelForge"):
             self._install(module)
-            self.failed = False
-        if self.failed:
-            self._undo()
-            # The next import of ModelForge may try again, as the next instrument() does.
+            return
+        with _lock:
+            self.failed = True
+            self.undo()
+            # The next import of ModelForge tries again, as the next instrument() does.
             self._begun = False
 
     def _install(self, module: ModuleType) -> None:
@@ -116,30 +117,20 @@ class _Installation:
         table = list(_patches(module))
         with _lock:
             # An uninstrument() in another thread may have come in between.
-            if self._removed:
+            if ModelForgeInstrumentor._installation is not self:  # pyright: ignore[reportPrivateUsage]
                 return
-            for owner, name, wrap in table:
-                self._patches.append(Patch(owner, name, wrap))
-            set_active_telemetry(telemetry)
-            # Registered after the SDK's own handler, so run before it: a stream open at exit is still exported.
+            # After the SDK's own handler, so that it runs before it: a stream open at exit is still exported.
             atexit.register(abandon_open_calls)
+            self._undo.append(partial(atexit.unregister, abandon_open_calls))
+            for owner, name, wrap in table:
+                self._undo.append(Patch(owner, name, wrap).undo)
+            self._undo.append(partial(set_active_telemetry, None))
+            set_active_telemetry(telemetry)
 
-    def remove(self) -> None:
-        """Undo the patches, or keep them from ever being made."""
-        with _lock:
-            self._removed = True
-        if self._patches:
-            self._undo()
-
-    def _undo(self) -> None:
-        from .call import abandon_open_calls
-        from .telemetry import set_active_telemetry
-
-        with _lock:
-            set_active_telemetry(None)
-            while self._patches:
-                self._patches.pop().undo()
-        atexit.unregister(abandon_open_calls)
+    def undo(self) -> None:
+        """Restore the original functions, with the lock held. Models handed out before record nothing from now on."""
+        while self._undo:
+            self._undo.pop()()
 
 
 def _patches(registry_module: ModuleType) -> Iterator[tuple[type | ModuleType, str, Wrap]]:
