@@ -100,7 +100,6 @@ class OpenAIAnswer(Answer):
             self._empty = True
 
     def _add_extras(self, body: Mapping[str, object]) -> None:
-        # OpenRouter and others send an error with HTTP 200: openrouter.ai/docs/api-reference/errors
         self._error = body.get("error") or self._error
         # llama.cpp: github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
         self._timings = fields(body.get("timings")) or self._timings
@@ -121,6 +120,8 @@ class OpenAIAnswer(Answer):
     def _add_finish(self, reason: object, choice: Mapping[str, object], position: int) -> None:
         index = choice.get("index")
         self._reasons[index if type(index) is int else position] = reason
+        # OpenRouter: openrouter.ai/docs/api-reference/errors
+        self._error = choice.get("error") or self._error
         # Moonshot: platform.moonshot.ai/docs/api/chat
         if usage := choice.get("usage"):
             self._add_usage(usage)

@@ -17,6 +17,7 @@ _USAGE_FIELDS: Final = {
     "total_tokens": _TOTAL,
     "prompt_cache_hit_tokens": _CACHE_READ,  # DeepSeek: api-docs.deepseek.com/guides/kv_cache
     "cached_tokens": _CACHE_READ,  # Moonshot: platform.moonshot.ai/docs/api/chat
+    "num_cached_tokens": _CACHE_READ,  # Mistral: docs.mistral.ai/api
     "cache_read_input_tokens": _CACHE_READ,  # Anthropic, by LiteLLM: docs.litellm.ai/docs/completion/prompt_caching
     "cache_creation_input_tokens": _CACHE_WRITE,
     "reasoning_tokens": _REASONING,  # Perplexity: docs.perplexity.ai/api-reference/chat-completions-post; SGLang
@@ -42,6 +43,7 @@ _DETAILS: Final = (
     ("completion_tokens_details", _OUTPUT_DETAILS),
     ("input_tokens_details", _INPUT_DETAILS),
     ("output_tokens_details", _OUTPUT_DETAILS),
+    ("prompt_token_details", _INPUT_DETAILS),  # Mistral
     ("input_token_details", _INPUT_DETAILS),
     ("output_token_details", _OUTPUT_DETAILS),
 )
@@ -108,8 +110,11 @@ def _collect(counts: list[int | None], table: Mapping[str, int], source: Mapping
 
 def _add_what_is_beside(counts: list[int | None], usage: Mapping[str, object]) -> None:
     """Add to the prompt's and the completion's counts the parts that stand beside them."""
-    inputs, outputs, total = counts[_INPUT] or 0, counts[_OUTPUT] or 0, counts[_TOTAL]
+    inputs, outputs, total = counts[_INPUT], counts[_OUTPUT], counts[_TOTAL]
+    if inputs is None or outputs is None:
+        return
     reasoning, cached = counts[_REASONING] or 0, (counts[_CACHE_READ] or 0) + (counts[_CACHE_WRITE] or 0)
+    cached_by_anthropic = cached and ("cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage)
     beside = 0 if total is None else total - inputs - outputs
     if beside > 0:
         if beside == reasoning:
@@ -122,18 +127,15 @@ def _add_what_is_beside(counts: list[int | None], usage: Mapping[str, object]) -
         elif usage.get("prompt_audio_seconds"):
             # Mistral: docs.mistral.ai/capabilities/audio
             inputs += beside
-        elif not reasoning and not cached:
+        elif inputs and not reasoning and not cached_by_anthropic:
             # Gemini's OpenAI endpoint counts its thinking nowhere else: ai.google.dev/gemini-api/docs/openai
             outputs += beside
-    elif cached > inputs and ("cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage):
+    elif cached_by_anthropic and cached > inputs:
         # Anthropic's input_tokens are those after the cached ones: docs.anthropic.com, "Prompt caching"
         inputs += cached
     elif total is None and reasoning > outputs:
         outputs += reasoning
-    if counts[_INPUT] is not None or inputs:
-        counts[_INPUT] = inputs
-    if counts[_OUTPUT] is not None or outputs:
-        counts[_OUTPUT] = outputs
+    counts[_INPUT], counts[_OUTPUT] = inputs, outputs
 
 
 def names_price(usage: Mapping[str, object]) -> bool:
