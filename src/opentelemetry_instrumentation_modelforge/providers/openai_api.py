@@ -1,4 +1,4 @@
-"""Answers of OpenAI's two APIs, chat completions and responses, and of the many servers that speak them."""
+"""Answers of OpenAI's two APIs, chat completions and responses, from OpenAI and from compatible servers."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,9 @@ _FUNCTION_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
 class OpenAIAnswer(Answer):
     """One answer of chat completions or of the Responses API, whole or in chunks.
 
-    A stream's usage, finish reasons, tier and fingerprint are those of the last chunk that has them, its id and
-    model those of the first: Azure's first chunk has neither, and OpenAI's tier is "auto" until it is known.
+    Usage, finish reasons, service tier and fingerprint come from the last chunk that has them: usage counts up, and
+    the tier is "auto" at first. The id and the model come from the first chunk that has them, which need not be the
+    first of all (Azure).
     """
 
     __slots__ = (
@@ -127,7 +128,7 @@ class OpenAIAnswer(Answer):
             self._add_usage(usage)
 
     def add_chunk(self, chunk: object) -> None:
-        """Take LangChain's chunk, where the raw one does not pass by."""
+        """Take LangChain's chunk, unless raw chunks are read."""
         if self._seen:
             return
         message = getattr(chunk, "message", None)
@@ -141,7 +142,7 @@ class OpenAIAnswer(Answer):
             self._add_usage(usage)
 
     def response(self, generations: Sequence[object], llm_output: object) -> Response:
-        """Return the provider's own answer, or LangChain's where the raw one did not pass by."""
+        """Return the provider's own answer, or LangChain's version if no raw answer was read."""
         if self._response is not None:
             return _responses_api(self._response, self._error)
         if self._seen:
@@ -152,7 +153,7 @@ class OpenAIAnswer(Answer):
     def _chat_completion(self) -> Response:
         usage = read_usage(self._usage) if self._usage else None
         if usage is not None and usage.input_tokens is None and self._prompt and (prompt := read_usage(self._prompt)):
-            # The prompt was counted in an earlier chunk, as in Anthropic's message_start.
+            # Proxies that translate Anthropic's events count the prompt in the first chunk only (message_start).
             usage = prompt._replace(
                 output_tokens=usage.output_tokens,
                 reasoning_output_tokens=usage.reasoning_output_tokens,
@@ -175,7 +176,7 @@ class OpenAIAnswer(Answer):
 
 
 def _error_code(error: object) -> str:
-    """Return the provider's short code of an error, if it has one that is low in cardinality."""
+    """Return the error's code or type if it is short and low in cardinality, else a general value."""
     said = fields(error)
     for name in ("code", "type"):
         code = said.get(name)
@@ -197,7 +198,7 @@ def _with_timings(usage: Usage | None, timings: Mapping[str, object]) -> Usage |
 
 
 def _responses_api(response: Mapping[str, object], error: object) -> Response:
-    """Read a ``Response`` object of the Responses API, which a stream's first and last events carry too.
+    """Read a ``Response`` object of the Responses API. The first and the last event of a stream carry one too.
 
     :param error: the stream's ``error`` event.
     """
