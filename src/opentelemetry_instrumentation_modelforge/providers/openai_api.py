@@ -1,4 +1,4 @@
-"""Answers of OpenAI's two APIs, chat completions and responses, and of the many servers that speak them."""
+"""Answers of OpenAI's two APIs, chat completions and responses, from OpenAI and from compatible servers."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,9 @@ _FUNCTION_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
 class OpenAIAnswer(Answer):
     """One answer of chat completions or of the Responses API, whole or in chunks.
 
-    A stream's usage, finish reasons, tier and fingerprint are those of the last chunk that has them, its id and
-    model those of the first: Azure's first chunk has neither, and OpenAI's tier is "auto" until it is known.
+    Usage, finish reasons, service tier and fingerprint come from the last chunk that has them: usage counts up, and
+    the tier is "auto" at first. The id and the model come from the first chunk that has them, which need not be the
+    first of all (Azure).
     """
 
     __slots__ = (
@@ -100,7 +101,6 @@ class OpenAIAnswer(Answer):
             self._empty = True
 
     def _add_extras(self, body: Mapping[str, object]) -> None:
-        # OpenRouter and others send an error with HTTP 200: openrouter.ai/docs/api-reference/errors
         self._error = body.get("error") or self._error
         # llama.cpp: github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
         self._timings = fields(body.get("timings")) or self._timings
@@ -121,12 +121,14 @@ class OpenAIAnswer(Answer):
     def _add_finish(self, reason: object, choice: Mapping[str, object], position: int) -> None:
         index = choice.get("index")
         self._reasons[index if type(index) is int else position] = reason
+        # OpenRouter: openrouter.ai/docs/api-reference/errors
+        self._error = choice.get("error") or self._error
         # Moonshot: platform.moonshot.ai/docs/api/chat
         if usage := choice.get("usage"):
             self._add_usage(usage)
 
     def add_chunk(self, chunk: object) -> None:
-        """Take LangChain's chunk, where the raw one does not pass by."""
+        """Take LangChain's chunk, unless raw chunks are read."""
         if self._seen:
             return
         message = getattr(chunk, "message", None)
@@ -140,7 +142,7 @@ class OpenAIAnswer(Answer):
             self._add_usage(usage)
 
     def response(self, generations: Sequence[object], llm_output: object) -> Response:
-        """Return the provider's own answer, or LangChain's where the raw one did not pass by."""
+        """Return the provider's own answer, or LangChain's version if no raw answer was read."""
         if self._response is not None:
             return _responses_api(self._response, self._error)
         if self._seen:
@@ -151,7 +153,7 @@ class OpenAIAnswer(Answer):
     def _chat_completion(self) -> Response:
         usage = read_usage(self._usage) if self._usage else None
         if usage is not None and usage.input_tokens is None and self._prompt and (prompt := read_usage(self._prompt)):
-            # The prompt was counted in an earlier chunk, as in Anthropic's message_start.
+            # Proxies that translate Anthropic's events count the prompt in the first chunk only (message_start).
             usage = prompt._replace(
                 output_tokens=usage.output_tokens,
                 reasoning_output_tokens=usage.reasoning_output_tokens,
@@ -174,7 +176,7 @@ class OpenAIAnswer(Answer):
 
 
 def _error_code(error: object) -> str:
-    """Return the provider's short code of an error, if it has one that is low in cardinality."""
+    """Return the error's code or type if it is short and low in cardinality, else a general value."""
     said = fields(error)
     for name in ("code", "type"):
         code = said.get(name)
@@ -196,7 +198,7 @@ def _with_timings(usage: Usage | None, timings: Mapping[str, object]) -> Usage |
 
 
 def _responses_api(response: Mapping[str, object], error: object) -> Response:
-    """Read a ``Response`` object of the Responses API, which a stream's first and last events carry too.
+    """Read a ``Response`` object of the Responses API. The first and the last event of a stream carry one too.
 
     :param error: the stream's ``error`` event.
     """

@@ -1,4 +1,4 @@
-"""``openai_compatible``: ``ChatOpenAI``, for OpenAI itself and for every server that speaks its APIs."""
+"""``openai_compatible``: ``ChatOpenAI``, for OpenAI and compatible servers."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
@@ -13,25 +13,25 @@ class OpenAICompatible(Provider):
 
     default_server: ClassVar[tuple[str, int] | None] = ("api.openai.com", 443)
     taps: ClassVar[tuple[Tap, ...]] = (
-        # Every decoded body passes here, whole or one event of a stream, before anything parses it: a structured answer
-        # that does not fit its schema, or that is cut short, is seen although LangChain never gets it.
+        # Every decoded body and every event of a stream passes through this function before it is parsed. LangChain
+        # never gets a structured answer that does not fit its schema or is cut short. The argument is keyword-only.
         Tap("openai._base_client", "BaseClient", "_process_response_data", position=1, keyword="data"),
     )
 
     def client_url(self, client: Mapping[str, object]) -> str | None:
-        """Return the URL of the ``openai`` client, which also knows ``OPENAI_BASE_URL``."""
+        """Return the URL of the ``openai`` client, which also reads ``OPENAI_BASE_URL``."""
         url = getattr(client.get("root_client"), "base_url", None)
-        # A test's mock of a client has every attribute, and none of them is text.
+        # A mock has every attribute, but none of them is text.
         return str(url) if text(getattr(url, "host", None)) else text(client.get("openai_api_base"))
 
     def client_credentials(self, client: Mapping[str, object]) -> Iterable[object]:
-        """Return the key, the headers and queries of every request, and the proxy, whose URL may hold a password."""
+        """Return the key, the default headers and query, and the proxy's URL, which may hold a password."""
         return tuple(
             client.get(name) for name in ("openai_api_key", "default_headers", "default_query", "openai_proxy")
         )
 
     def request_stream_usage(self, client: object) -> None:
-        """Set ``stream_usage``, as the application could have done."""
+        """Set ``stream_usage`` unless the application set it or ``model_kwargs["stream_options"]["include_usage"]``."""
         model = cast("Any", client)
         if "stream_usage" not in getattr(type(client), "model_fields", ()) or "stream_usage" in model.model_fields_set:
             return
@@ -41,9 +41,10 @@ class OpenAICompatible(Provider):
     def request_parameters(
         self, params: Mapping[str, object], client: Mapping[str, object]
     ) -> Iterable[Mapping[str, object]]:
-        """Return the parameters of the request, whose ``extra_body`` the ``openai`` client puts over all others.
+        """Return the request's parameters, the later mapping over the earlier.
 
-        ``invocation_params`` has the model's own, ``model_kwargs`` and those of the call merged already.
+        ``invocation_params`` already merges the model's fields, its ``model_kwargs`` and the call's own. The ``openai``
+        client merges ``extra_body`` over all of them.
         """
         body = mapping(params.get("extra_body"))
         return (params, _flat(params), body, _flat(body))
@@ -54,7 +55,7 @@ class OpenAICompatible(Provider):
 
 
 def _flat(params: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the parameters that stand deeper than others, by the names of those that do not."""
+    """Return nested and renamed parameters by their usual top-level names."""
     flat: dict[str, object] = {}
     # ChatOpenAI sends a call's max_tokens as max_completion_tokens.
     if (max_tokens := params.get("max_tokens")) is not None:

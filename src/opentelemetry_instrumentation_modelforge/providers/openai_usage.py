@@ -6,7 +6,7 @@ from typing import Final
 from ..response import Usage
 from ..values import NOTHING, mapping, price
 
-# The fields of Usage by position, and the total, which tells whether a part is counted beside or inside its whole.
+# The fields of Usage by position, and the total, which shows whether a part is included in its whole.
 _INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _REASONING, _AUDIO_INPUT, _AUDIO_OUTPUT, _TOTAL = range(8)
 
 _USAGE_FIELDS: Final = {
@@ -17,6 +17,7 @@ _USAGE_FIELDS: Final = {
     "total_tokens": _TOTAL,
     "prompt_cache_hit_tokens": _CACHE_READ,  # DeepSeek: api-docs.deepseek.com/guides/kv_cache
     "cached_tokens": _CACHE_READ,  # Moonshot: platform.moonshot.ai/docs/api/chat
+    "num_cached_tokens": _CACHE_READ,  # Mistral: docs.mistral.ai/api
     "cache_read_input_tokens": _CACHE_READ,  # Anthropic, by LiteLLM: docs.litellm.ai/docs/completion/prompt_caching
     "cache_creation_input_tokens": _CACHE_WRITE,
     "reasoning_tokens": _REASONING,  # Perplexity: docs.perplexity.ai/api-reference/chat-completions-post; SGLang
@@ -42,6 +43,7 @@ _DETAILS: Final = (
     ("completion_tokens_details", _OUTPUT_DETAILS),
     ("input_tokens_details", _INPUT_DETAILS),
     ("output_tokens_details", _OUTPUT_DETAILS),
+    ("prompt_token_details", _INPUT_DETAILS),  # Mistral
     ("input_token_details", _INPUT_DETAILS),
     ("output_token_details", _OUTPUT_DETAILS),
 )
@@ -53,7 +55,8 @@ _PRICES: Final = {
 }
 """The field of a price, and how many of its units are a US dollar."""
 
-_LARGEST: Final = 2**63 - 1
+_LARGEST: Final = 2**53 - 1
+"""The largest integer that JSON carries everywhere (RFC 8259). Sums of such counts fit into OTLP's 64 bits."""
 
 
 def fields(value: object) -> Mapping[str, object]:
@@ -70,8 +73,8 @@ def fields(value: object) -> Mapping[str, object]:
 def read_usage(usage: Mapping[str, object]) -> Usage | None:
     """Return what a ``usage`` object reports, or None where it reports no tokens.
 
-    Providers count reasoning and cached tokens inside the completion's and the prompt's, or beside them; the total
-    tells which. A part that is larger than its whole is left out.
+    Some providers include reasoning in the completion's tokens and cached tokens in the prompt's, others count them
+    separately. The total shows which. A part that is larger than its whole is left out.
     """
     counts: list[int | None] = [None] * 8
     _collect(counts, _USAGE_FIELDS, usage)
@@ -80,12 +83,12 @@ def read_usage(usage: Mapping[str, object]) -> Usage | None:
     for name, details in _DETAILS:
         if (found := usage.get(name)) is not None:
             _collect(counts, details, fields(found))
-    _add_what_is_beside(counts, usage)
+    _include_separate_parts(counts, usage)
     inputs, outputs, cache_read, cache_write, reasoning, audio_input, audio_output, _ = counts
     if (cache_read or 0) + (cache_write or 0) > (inputs or 0):
         cache_read = cache_write = None
     return Usage(
-        # No prompt is empty: a server that took it from its cache counts 0.
+        # A prompt is never empty. Servers report 0 for one that they did not count.
         inputs or None,
         outputs,
         cache_read,
@@ -97,7 +100,7 @@ def read_usage(usage: Mapping[str, object]) -> Usage | None:
 
 
 def _collect(counts: list[int | None], table: Mapping[str, int], source: Mapping[str, object]) -> None:
-    """Put the counts of one object into ``counts``; of several spellings of one count, the largest is the one."""
+    """Put the counts of one object into ``counts``. The largest wins where a count has several spellings."""
     for name, value in source.items():
         if (field := table.get(name)) is not None:
             # Some servers write a count as a float.
@@ -106,43 +109,43 @@ def _collect(counts: list[int | None], table: Mapping[str, int], source: Mapping
                 counts[field] = number
 
 
-def _add_what_is_beside(counts: list[int | None], usage: Mapping[str, object]) -> None:
-    """Add to the prompt's and the completion's counts the parts that stand beside them."""
-    inputs, outputs, total = counts[_INPUT] or 0, counts[_OUTPUT] or 0, counts[_TOTAL]
+def _include_separate_parts(counts: list[int | None], usage: Mapping[str, object]) -> None:
+    """Add the parts that the provider counts separately to the prompt's and the completion's counts."""
+    inputs, outputs, total = counts[_INPUT], counts[_OUTPUT], counts[_TOTAL]
+    if inputs is None or outputs is None:
+        return
     reasoning, cached = counts[_REASONING] or 0, (counts[_CACHE_READ] or 0) + (counts[_CACHE_WRITE] or 0)
-    beside = 0 if total is None else total - inputs - outputs
-    if beside > 0:
-        if beside == reasoning:
+    cached_by_anthropic = cached and ("cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage)
+    separate = 0 if total is None else total - inputs - outputs
+    if separate > 0:
+        if separate == reasoning:
             # xAI: docs.x.ai/docs/guides/reasoning
             outputs += reasoning
-        elif beside in (cached, counts[_CACHE_READ], counts[_CACHE_WRITE]):
-            inputs += beside
-        elif beside == reasoning + cached:
+        elif separate in (cached, counts[_CACHE_READ], counts[_CACHE_WRITE]):
+            inputs += separate
+        elif separate == reasoning + cached:
             inputs, outputs = inputs + cached, outputs + reasoning
         elif usage.get("prompt_audio_seconds"):
             # Mistral: docs.mistral.ai/capabilities/audio
-            inputs += beside
-        elif not reasoning and not cached:
-            # Gemini's OpenAI endpoint counts its thinking nowhere else: ai.google.dev/gemini-api/docs/openai
-            outputs += beside
-    elif cached > inputs and ("cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage):
-        # Anthropic's input_tokens are those after the cached ones: docs.anthropic.com, "Prompt caching"
+            inputs += separate
+        elif inputs and not reasoning and not cached_by_anthropic:
+            # Gemini's OpenAI endpoint counts thinking only there: ai.google.dev/api/generate-content#UsageMetadata
+            outputs += separate
+    elif cached_by_anthropic and cached > inputs:
+        # Anthropic's input_tokens exclude cached ones: docs.anthropic.com/en/docs/build-with-claude/prompt-caching
         inputs += cached
     elif total is None and reasoning > outputs:
         outputs += reasoning
-    if counts[_INPUT] is not None or inputs:
-        counts[_INPUT] = inputs
-    if counts[_OUTPUT] is not None or outputs:
-        counts[_OUTPUT] = outputs
+    counts[_INPUT], counts[_OUTPUT] = inputs, outputs
 
 
 def names_price(usage: Mapping[str, object]) -> bool:
-    """Return whether ``usage`` has a field that :func:`read_price` reads."""
+    """Return whether ``usage`` has a field that :func:`read_price` reads. Runs for every chunk with usage."""
     return "cost" in usage or "estimated_cost" in usage or "cost_in_usd_ticks" in usage
 
 
 def read_price(usage: Mapping[str, object]) -> float | None:
-    """Return the US dollars that the provider charged, where its ``usage`` names them."""
+    """Return the price of the call in US dollars, where the provider's ``usage`` names it."""
     for name, unit in _PRICES.items():
         named = usage.get(name)
         # Perplexity's is an object: docs.perplexity.ai/api-reference/chat-completions-post
@@ -153,11 +156,11 @@ def read_price(usage: Mapping[str, object]) -> float | None:
 
 
 def _with_own_key(charged: float, usage: Mapping[str, object]) -> float | None:
-    """Add what the upstream provider charges the caller's own key, of which OpenRouter's ``cost`` is only a fee."""
+    """Add the upstream provider's charge. For a caller's own key, OpenRouter's ``cost`` is only its fee."""
     if (own_key := usage.get("is_byok")) is False:
         return charged
     upstream = price(fields(usage.get("cost_details")).get("upstream_inference_cost"))
     if upstream is None:
-        # Without the upstream price the fee alone would pass for the whole.
+        # The fee alone is not the price of the call.
         return None if own_key else charged
-    return charged + upstream
+    return price(charged + upstream)
