@@ -8,15 +8,13 @@ import json
 import os
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from google.protobuf.json_format import ParseDict
@@ -28,12 +26,11 @@ from examples._shared.server import ANSWER, ChatServer
 from examples._shared.tree import Span
 from support import EXAMPLES, SUPPORT
 from support.examples import missing
-from support.services import GET_LLM, HOST, MODEL, TIMEOUT, Service, free_port
+from support.programs import Program, fetch, until
+from support.services import GET_LLM, HOST, MODEL, TIMEOUT, free_port
 
 if reason := missing():
     pytest.skip(reason, allow_module_level=True)
-
-T = TypeVar("T")
 
 QUICKSTART = EXAMPLES / "quickstart"
 SETTINGS: dict[str, Any] = runpy.run_path(str(EXAMPLES / "backends" / "settings.py"), run_name="settings")["BACKENDS"]
@@ -72,22 +69,6 @@ CALLS = [
 
 
 # --- The programs ---
-
-
-class Program(Service):
-    """A backend, which keeps what it is sent in a directory of its own."""
-
-    def __init__(self, command: Sequence[str], ports: Sequence[int], directory: Path, **variables: str) -> None:
-        directory.mkdir()
-        path = os.pathsep.join([str(Path(command[0]).parent), os.environ["PATH"]])
-        super().__init__(command, ports[0], {**os.environ, "PATH": path, **variables}, directory)
-        self.ports = ports
-
-    def stop(self, number: signal.Signals = signal.SIGKILL) -> str:
-        """End it, and what it has started, of which nothing is to be kept."""
-        os.killpg(self.process.pid, number)
-        self.process.wait()
-        return self.log.read_text()
 
 
 def _datadog(program: str, directory: Path) -> Program:
@@ -213,22 +194,6 @@ def run(command: Sequence[str | Path], **variables: str) -> None:
 def run_example(backend: str, **variables: str) -> None:
     """Send to a backend as the README of `examples/backends` says."""
     run([sys.executable, EXAMPLES / "backends", backend, "--content"], **variables)
-
-
-def fetch(url: str, body: Any = None) -> Any:
-    """Get JSON, or post it."""
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": "application/json"})) as response:
-        return json.load(response)
-
-
-def until(find: Callable[[], T | None]) -> T:
-    """Return what is found, once it is."""
-    deadline = time.monotonic() + TIMEOUT
-    while (found := find()) is None:
-        assert time.monotonic() < deadline, f"still nothing from {find}"
-        time.sleep(0.1)
-    return found
 
 
 def from_json(resource_spans: Sequence[Mapping[str, Any]]) -> list[Span]:
