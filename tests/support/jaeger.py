@@ -24,31 +24,38 @@ LACKING = None if PROGRAM else "jaeger is not installed"
 STORAGE = "memory"
 
 
-class JaegerProgram(Program):
-    """The program with a configuration, which is files or a value; a later one is merged into those before it."""
+class CollectorProgram(Program):
+    """An OpenTelemetry Collector with configurations: files, or values. Each is merged into those before it."""
 
-    def __init__(self, ports: Sequence[int], directory: Path, *configurations: Path | Mapping[str, Any]) -> None:
-        assert PROGRAM is not None
-        command = [PROGRAM]
+    def __init__(
+        self, program: str, ports: Sequence[int], directory: Path, *configurations: Path | Mapping[str, Any]
+    ) -> None:
+        command = [program]
         given = directory.with_name(f"{directory.name}-configuration")
         given.mkdir()
         for number, configuration in enumerate(configurations):
             if isinstance(configuration, Mapping):
-                path = given / f"{number}.yaml"
                 # JSON is YAML.
-                path.write_text(json.dumps(configuration))
-                configuration = path
+                (given / f"{number}.yaml").write_text(json.dumps(configuration))
+                configuration = given / f"{number}.yaml"
             command.append(f"--config={configuration}")
-        # It would send spans of its own to port 4317.
+        # Jaeger would send spans of its own to port 4317.
         super().__init__(command, ports, directory, OTEL_TRACES_SAMPLER="always_off")
 
+    def wait(self) -> None:
+        """Return once it listens on all its ports."""
+        for port in self.ports:
+            self.wait_for(port)
 
-class Jaeger(JaegerProgram):
+
+class Jaeger(CollectorProgram):
     """Jaeger itself. `endpoint` takes OTLP over HTTP, `grpc_endpoint` over gRPC."""
 
     def __init__(self, directory: Path) -> None:
         query, query_grpc, http, grpc = (free_port() for _ in range(4))
+        assert PROGRAM is not None
         super().__init__(
+            PROGRAM,
             [query, http, grpc],
             directory,
             {
@@ -78,11 +85,6 @@ class Jaeger(JaegerProgram):
         )
         self.endpoint = f"http://{HOST}:{http}"
         self.grpc_endpoint = f"http://{HOST}:{grpc}"
-
-    def wait(self) -> None:
-        """Return once it answers queries and takes telemetry."""
-        for port in self.ports:
-            self.wait_for(port)
 
     def traces(self, service: str, count: int = 1) -> list[dict[str, Any]]:
         """Return the traces of a service, as Jaeger's pages get them, once there are so many."""
