@@ -1,10 +1,8 @@
 """Whether OpenTelemetry records, and the one guard that keeps a telemetry fault out of the application."""
 
-from contextlib import suppress
 from functools import lru_cache
 from logging import DEBUG, WARNING, getLogger
 from os import environ
-from signal import getsignal, valid_signals
 from types import TracebackType
 from typing import Final
 
@@ -12,12 +10,17 @@ from opentelemetry.metrics import MeterProvider, get_meter_provider
 from opentelemetry.trace import Tracer, TracerProvider, get_tracer_provider
 from opentelemetry.trace import get_tracer as _get_tracer
 
+from .errors import fault_text
+from .interrupts import is_from_signal_handler
 from .semconv import SCHEMA_URL
+from .values import encodable as encodable
 from .version import __version__
 
 _logger = getLogger(__name__)
 
 SCOPE_NAME: Final = "opentelemetry_instrumentation_modelforge"
+
+_FAULT: Final = "Telemetry fault while %s; the application is not affected\n%s"
 
 _API_PACKAGES: Final = ("opentelemetry.trace", "opentelemetry.metrics")
 
@@ -50,25 +53,13 @@ def _tracer_of(tracer_provider: TracerProvider) -> Tracer:
     return _get_tracer(SCOPE_NAME, __version__, tracer_provider, SCHEMA_URL)
 
 
-def encodable(text: str) -> str:
-    """Return ``text`` as a plain ``str`` that UTF-8 has; one lone surrogate fails the export of a whole batch."""
-    text = str.__str__(text)
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
 class Guard:
     """Context manager that swallows and logs an :class:`Exception` of the telemetry code inside it.
 
-    One instance stands for one site. Its first fault is logged at WARNING, later ones at DEBUG, each with its
-    traceback. What is no ``Exception`` (``KeyboardInterrupt``, ``CancelledError``, ``GeneratorExit``) passes, and so
-    does what a signal handler raises (Celery's ``SoftTimeLimitExceeded``). The application's own calls do not belong
-    inside.
+    One instance stands for one site. Its first fault is logged at WARNING, later ones at DEBUG, each with its stack.
+    The fault's own text is left out, since the ``KeyError`` of a user's hook may quote the prompt. What is no
+    ``Exception`` (``KeyboardInterrupt``, ``CancelledError``, ``GeneratorExit``) passes, and so does what a signal
+    handler raises (Celery's ``SoftTimeLimitExceeded``). The application's own calls do not belong inside.
     """
 
     __slots__ = ("_reported", "_site")
@@ -83,22 +74,17 @@ class Guard:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if not isinstance(exc, Exception) or _is_from_signal_handler(traceback):
+        if not isinstance(exc, Exception) or is_from_signal_handler(traceback):
             return False
         level = DEBUG if self._reported else WARNING
         self._reported = True
-        # What the application was handling at the time is not the fault's, and may quote a credential.
+        # What the application was handling at the time is no part of the fault.
         exc.__context__ = None
-        # A logging handler may raise: then there is nobody left to tell.
-        with suppress(Exception):
-            _logger.log(level, "Telemetry fault while %s; the application is not affected", self._site, exc_info=exc)
+        try:
+            if _logger.isEnabledFor(level):
+                _logger.log(level, _FAULT, self._site, fault_text(exc))
+        except Exception as error:
+            # A logging handler that raises leaves nowhere to report to.
+            if is_from_signal_handler(error.__traceback__):
+                raise
         return True
-
-
-def _is_from_signal_handler(traceback: TracebackType | None) -> bool:
-    handlers = {getattr(getsignal(number), "__code__", None) for number in valid_signals()}
-    while traceback is not None:
-        if traceback.tb_frame.f_code in handlers:
-            return True
-        traceback = traceback.tb_next
-    return False

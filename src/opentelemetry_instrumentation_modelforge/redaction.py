@@ -39,19 +39,18 @@ _NEW: Final = r"(?!\[REDACTED\])"
 _AFTER_ESCAPE: Final = r"(?<=\\[nrt]) | (?<=\\u[0-9A-Fa-f]{4}) | (?<=\\x[0-9A-Fa-f]{2}) | (?<=%[0-9A-Fa-f]{2})"
 _WORD_START: Final = rf"(?: (?<![A-Za-z0-9_]) | {_AFTER_ESCAPE} )"
 
+# A PEM block, also with its line breaks escaped or its end missing.
+_PEM: Final = _verbose(
+    r"""-----BEGIN[ ][A-Z0-9 ]{1,40}-----
+        (?: [A-Za-z0-9+/=\s:,.\\]++ | -(?!----) )*+
+        (?: -----END[ ][A-Z0-9 ]{1,40}----- )?+"""
+)
 _PREFIX: Final = _any_case(
     "sk", "pk", "rk", "xai", "gsk", "hf", "tgp", "r8", "fw", "csk", "pplx", "nvapi", "tvly", "npm", "pypi"
 )
 _SHAPES: Final = tuple(
     (hint, _verbose(pattern))
     for hint, pattern in (
-        # A PEM block, also with its line breaks escaped or its end missing.
-        (
-            "-----BEGIN",
-            r"""-----BEGIN[ ][A-Z0-9 ]{1,40}-----
-                (?: [A-Za-z0-9+/=\s:,.\\]++ | -(?!----) )*+
-                (?: -----END[ ][A-Z0-9 ]{1,40}----- )?+""",
-        ),
         # A JSON Web Token.
         ("eyJ", rf"(?=eyJ) (?: (?<![\w-]) | {_AFTER_ESCAPE} ) [\w-]{{8,}}+ (?:\.[\w-]*+)++"),
         # AWS.
@@ -83,7 +82,7 @@ _SCHEME_AND_VALUE: Final = _verbose(
 
 # --- Fields, headers, parameters and variables, told by their names ---
 
-_QUALIFIERS: Final = (
+_QUALIFIERS: Final = (  # noqa: SIM905 - a list of words reads better in one string.
     "api access refresh auth session security bearer oauth client private signing encryption master account shared "
     "subscription service secret webhook amz goog"
 ).split()
@@ -100,10 +99,12 @@ _NAME: Final = rf"""
     (?={_NAMES}) (?P<qualified>{_QUALIFIED})?+
     (?: (?P<authorization> {_any_case("authorization")} )
       | (?P<cookie> {_any_case("cookie")} )
-      | (?P<strong> {_any_case("password", "passwd", "passphrase", "passcode")} | {_any_case("pwd")}(?!["']?[ ]?[=:][ ]?/) )
+      | (?P<strong> {_any_case("password", "passwd", "passphrase", "passcode")}
+                  | {_any_case("pwd")}(?!["']?[ ]?[=:][ ]?/) )
       | (?P<secret> {_any_case("secret")} )
       | (?P<token> {_any_case("token")} )
-      | (?(qualified)|(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))) {_any_case("key", "signature", "sig", "credentials", "credential")}
+      | (?(qualified)|(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z])))
+            {_any_case("key", "signature", "sig", "credentials", "credential")}
     )"""
 _ANY_QUOTE: Final = r"(?: \\u0022 | \\{0,8}+[\"'] | &quot; | &\#3[49]; | %22 )"
 _EQUALS: Final = rf"(?: {_ANY_QUOTE}\]? )?+ [ \t]{{0,8}}+ (?: [:=]>? | :=| %3[AaDd] ) [ \t]{{0,8}}+"
@@ -116,7 +117,8 @@ _RANDOM_16: Final = rf"(?= [\w+~=-]{{16}} ) (?= [\w+~=-]{{0,64}}? [0-9] ) {_UNLI
 _RANDOM_8: Final = rf"(?= [\w.+/~-]{{8}} ) (?: (?= [\w.+/~-]{{0,64}}? [0-9] ) {_UNLIKE_WORDS} | (?= [\w.+/~-]{{20}} ) )"
 _VALUE: Final = rf"""
     (?:{_any_case("secretstr")}\()?+ (?: [bB](?=\\{{0,8}}+["']) )?+
-    (?P<quoted> (?P<escaped> \\{{1,8}}+["'] ) | (?P<double>") | (?P<single>') | (?P<encoded> &quot;|&\#3[49];|\\u0022|%22 ) )?+
+    (?P<quoted> (?P<escaped> \\{{1,8}}+["'] ) | (?P<double>") | (?P<single>')
+              | (?P<encoded> &quot;|&\#3[49];|\\u0022|%22 ) )?+
     (?P<scheme> {_SCHEMES}(?:[ \t]{{1,8}}+|%20) )?+
     )
     {_NEW} (?! (?:None|null|true|false|True|False)\b )
@@ -152,8 +154,8 @@ def without_credentials(text: str, secrets: Iterable[str] = (), limit: int | Non
     :param secrets: what to replace whatever it looks like, as it is, in one case, percent-encoded and in JSON.
     :param limit: how many characters to return at most. Then the time depends on it and not on the text's length.
     """
-    secrets = secrets if isinstance(secrets, tuple) else tuple(secrets)
-    own = _own_pattern(cast("tuple[str, ...]", secrets)) if secrets else None
+    secrets = tuple(secrets)
+    own = _own_pattern(secrets) if secrets else None
     margin = 0
     if limit is not None:
         margin = _MARGIN + 3 * max(map(len, secrets), default=0)
@@ -164,14 +166,14 @@ def without_credentials(text: str, secrets: Iterable[str] = (), limit: int | Non
         text = own.sub(REDACTED, text)
     if "@" in text and "/" in text:
         text = _URL.sub(_without_userinfo, text)
-    for hint, shape in _SHAPES[:1]:
-        if hint in text:
-            text = shape.sub(REDACTED, text)
+    if "-----BEGIN" in text:
+        # First, so that no field ends at one of its line breaks.
+        text = _PEM.sub(REDACTED, text)
     text = _FIELD.sub(_after_name, text)
     if "(" in text or "[" in text:
         text = _PAIR.sub(_after_name, text)
     text = _SCHEME_AND_VALUE.sub(_after_name, text)
-    for hint, shape in _SHAPES[1:]:
+    for hint, shape in _SHAPES:
         if hint in text:
             text = shape.sub(REDACTED, text)
     if "-" in text or "_" in text:
