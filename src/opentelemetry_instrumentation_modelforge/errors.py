@@ -67,8 +67,7 @@ class ErrorDescription:
     type: str
     """The fully qualified name of the class: ``error.type``."""
     message: str
-    """The type and the facts in one line, such as ``openai.RateLimitError: 429 rate_limit_exceeded``: the description
-    of the span's status."""
+    """The type and the facts in one line: ``openai.RateLimitError: 429 rate_limit_exceeded``."""
     stacktrace: str
     """The exception with its causes, each with its frames."""
 
@@ -145,9 +144,8 @@ class _Facts:
     """What is told of one exception beside its type and its stack."""
 
     brief: str = ""
-    """For the status of the span."""
     details: str = ""
-    """For the stack trace only: a status with a request's id is a status of its own for every call."""
+    """For the stack trace only: with a request's id, no two calls would have the same status."""
     text: str = ""
     """The exception's own text, if it is asked for."""
 
@@ -287,7 +285,7 @@ def _api_facts(error: BaseException, modules: set[str], names: set[str], secrets
     elif type(error) is ValueError:
         # Integrations raise ValueError(response["error"]).
         fields = _provider_fields(error.args[0] if error.args else None)
-        status = _http_status(fields.get("code"))
+        status = None
     else:
         status = next(filter(None, map(_http_status, _statuses(error, names, modules))), None)
         if status is None and not names & {"APIError", "OpenAIError"}:
@@ -295,6 +293,7 @@ def _api_facts(error: BaseException, modules: set[str], names: set[str], secrets
         body = _provider_fields(getattr(error, "body", None))
         own = {name: getattr(error, name, None) for name in ("code", "type", "param", "status")}
         fields = {name: own[name] or body.get(name) for name in own}
+    status = status or _http_status(fields.get("code"))
     labels = [_label(value, secrets) for value in (label, *map(fields.get, ("code", "status", "type")))]
     known = list(dict.fromkeys(found for found in labels if found is not None and found != str(status)))
     param = _matching(_PARAMETER, fields.get("param"), secrets)
@@ -389,10 +388,11 @@ def _frame_lines(traceback: object) -> Iterator[str]:
 
 
 def _written(frames: Sequence[tuple[FrameType, int]]) -> Iterator[str]:
+    def extract(*, lines: bool) -> StackSummary:
+        return StackSummary.extract(iter(frames), limit=_MOST_FRAMES, lookup_lines=lines)
+
     # The loader of a module may raise when it is asked for the source.
-    summary = _safely(lambda: StackSummary.extract(iter(frames), limit=_MOST_FRAMES), None) or StackSummary.extract(
-        iter(frames), limit=_MOST_FRAMES, lookup_lines=False
-    )
+    summary = _safely(partial(extract, lines=True), None) or extract(lines=False)
     for entry in summary:
         known = _FILE_NAME.fullmatch(entry.filename)
         function = entry.name if _FUNCTION_NAME.fullmatch(entry.name) else "<function>"
