@@ -105,7 +105,18 @@ def describe_error(
     :param handled: the exception that the application was handling when the call began. Where it appears among the
         causes and contexts, it and those behind it are left out.
     """
-    writer = _Writer(tuple(secrets), full, handled)
+    return _describe(error, _Writer(tuple(secrets), full, handled))
+
+
+def fault_text(error: BaseException) -> str:
+    """Return the stack, the types and the facts of ``error`` for a log line: no text of its own, and no values.
+
+    Contexts are left out: for a hook that fails after a call has, the context is the application's exception.
+    """
+    return _describe(error, _Writer((), full=False, contexts=False)).stacktrace
+
+
+def _describe(error: BaseException, writer: "_Writer") -> ErrorDescription:
     chain = writer.chain(error)
     # The texts share a limit, and the error's own text comes first.
     summaries = [writer.summary(member) for member, _ in chain]
@@ -119,11 +130,6 @@ def describe_error(
             message = f"{kind} ({summaries[origin].line(error_type(chain[origin][0]))})"
     stacktrace = without_credentials("\n".join(writer.stack_lines(chain, summaries)), writer.secrets)
     return ErrorDescription(kind, message, stacktrace)
-
-
-def fault_text(error: BaseException) -> str:
-    """Return the stack, the types and the facts of ``error`` for a log line: no text of its own, and no values."""
-    return describe_error(error).stacktrace
 
 
 def _safely(produce: Callable[[], _T], default: _T) -> _T:
@@ -163,11 +169,14 @@ _NO_FACTS: Final = _Facts()
 class _Writer:
     """Writes one description: knows what to keep out and what is left of each limit."""
 
-    __slots__ = ("_exceptions_left", "_full", "_left", "_seen", "secrets")
+    __slots__ = ("_contexts", "_exceptions_left", "_full", "_left", "_seen", "secrets")
 
-    def __init__(self, secrets: tuple[str, ...], full: bool, handled: BaseException | None) -> None:
+    def __init__(
+        self, secrets: tuple[str, ...], full: bool, handled: BaseException | None = None, *, contexts: bool = True
+    ) -> None:
         self.secrets = secrets
         self._full = full
+        self._contexts = contexts
         self._left = _LONGEST_TEXT
         self._seen: set[int] = set() if handled is None else {id(handled)}
         self._exceptions_left = _MOST_EXCEPTIONS
@@ -182,7 +191,7 @@ class _Writer:
             if id(link[0]) in self._seen:
                 break
             self._seen.add(id(link[0]))
-            link = _safely(partial(_origin, link[0]), None)
+            link = _safely(partial(_origin, link[0], contexts=self._contexts), None)
             if link is not None and id(link[0]) in self._seen:
                 break
         return chain
@@ -221,11 +230,11 @@ class _Writer:
                 yield f"  | {line}"
 
 
-def _origin(error: BaseException) -> tuple[BaseException, str] | None:
+def _origin(error: BaseException, *, contexts: bool) -> tuple[BaseException, str] | None:
     if issubclass(type(cause := error.__cause__), BaseException):
         return cause, _CAUSE  # pyright: ignore[reportReturnType]
     context = error.__context__
-    if error.__suppress_context__ or not issubclass(type(context), BaseException):
+    if not contexts or error.__suppress_context__ or not issubclass(type(context), BaseException):
         return None
     return context, _CONTEXT  # pyright: ignore[reportReturnType]
 
