@@ -8,22 +8,20 @@ without values. Exceptions are told apart by the names of their classes, so that
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from errno import errorcode
 from functools import partial
 from http import HTTPStatus
 from traceback import StackSummary
 from types import FrameType, TracebackType
-from typing import Final, TypeVar
+from typing import Final
 
 from opentelemetry.semconv.attributes import exception_attributes
 
-from .interrupts import is_from_signal_handler
+from .interrupts import safely
 from .redaction import looks_like_credential, without_credentials
 from .values import encodable, items, mapping, text
-
-_T = TypeVar("_T")
 
 _LONGEST_TEXT: Final = 4096
 """Bytes of an exception's own text, with its causes' texts."""
@@ -132,16 +130,6 @@ def _describe(error: BaseException, writer: "_Writer") -> ErrorDescription:
     return ErrorDescription(kind, message, stacktrace)
 
 
-def _safely(produce: Callable[[], _T], default: _T) -> _T:
-    """Return what ``produce`` does, or ``default`` if it raises: an exception's attributes can run any code."""
-    try:
-        return produce()
-    except Exception as error:
-        if is_from_signal_handler(error.__traceback__):
-            raise
-        return default
-
-
 # --- Facts ---
 
 
@@ -191,16 +179,16 @@ class _Writer:
             if id(link[0]) in self._seen:
                 break
             self._seen.add(id(link[0]))
-            link = _safely(partial(_origin, link[0], contexts=self._contexts), None)
+            link = safely(partial(_origin, link[0], contexts=self._contexts), None)
             if link is not None and id(link[0]) in self._seen:
                 break
         return chain
 
     def summary(self, error: BaseException) -> _Facts:
-        facts = _safely(partial(_facts, error, self.secrets), _NO_FACTS)
+        facts = safely(partial(_facts, error, self.secrets), _NO_FACTS)
         if not self._full or self._left <= 0:
             return facts
-        said = _safely(partial(str, error), "<exception str() failed>")
+        said = safely(partial(str, error), "<exception str() failed>")
         said = without_credentials(said, self.secrets, self._left)
         said = said.encode()[: self._left].decode(errors="ignore")
         self._left -= len(said.encode())
@@ -209,7 +197,7 @@ class _Writer:
     def stack_lines(self, chain: Sequence[tuple[BaseException, str]], summaries: Sequence[_Facts]) -> Iterator[str]:
         """Yield the lines of a stack trace in Python's format, the first cause first."""
         for (error, link), facts in zip(reversed(chain), reversed(summaries), strict=True):
-            yield from _frame_lines(_safely(lambda error=error: error.__traceback__, None))
+            yield from _frame_lines(safely(lambda error=error: error.__traceback__, None))
             yield facts.line(error_type(error), detailed=True)
             yield from self._group_lines(error)
             if link:
@@ -217,7 +205,7 @@ class _Writer:
 
     def _group_lines(self, error: BaseException) -> Iterator[str]:
         grouped = issubclass(type(error), BaseExceptionGroup)
-        members = items(_safely(lambda: getattr(error, "exceptions", ()), ())) if grouped else ()
+        members = safely(lambda: items(getattr(error, "exceptions", ())), ()) if grouped else ()
         for index, member in enumerate(members):
             if not issubclass(type(member), BaseException) or id(member) in self._seen:
                 continue
@@ -365,9 +353,7 @@ def _matching(pattern: re.Pattern[str], value: object, secrets: tuple[str, ...],
 
 def _names_of(kind: type) -> tuple[str, str]:
     """Return a class's module and qualified name; a metaclass can make them anything."""
-    module: object = _safely(lambda: kind.__module__, None)
-    name: object = _safely(lambda: kind.__qualname__, None)
-    return text(module) or "", text(name) or ""
+    return safely(lambda: text(kind.__module__), None) or "", safely(lambda: text(kind.__qualname__), None) or ""
 
 
 # --- The stack ---
@@ -375,7 +361,7 @@ def _names_of(kind: type) -> tuple[str, str]:
 
 def _frame_lines(traceback: object) -> Iterator[str]:
     """Yield the frames of ``traceback`` in Python's format, the middle ones left out if there are many."""
-    if not isinstance(traceback, TracebackType):
+    if type(traceback) is not TracebackType:
         return
     first: list[tuple[FrameType, int]] = []
     last: deque[tuple[FrameType, int]] = deque(maxlen=_MOST_FRAMES // 2)
@@ -401,10 +387,10 @@ def _written(frames: Sequence[tuple[FrameType, int]]) -> Iterator[str]:
         return StackSummary.extract(iter(frames), limit=_MOST_FRAMES, lookup_lines=lines)
 
     # The loader of a module may raise when it is asked for the source.
-    summary = _safely(partial(extract, lines=True), None) or extract(lines=False)
+    summary = safely(partial(extract, lines=True), None) or extract(lines=False)
     for entry in summary:
         known = _FILE_NAME.fullmatch(entry.filename)
         function = entry.name if _FUNCTION_NAME.fullmatch(entry.name) else "<function>"
         yield f'  File "{encodable(entry.filename) if known else "<generated>"}", line {entry.lineno}, in {function}'
-        if line := (_safely(lambda entry=entry: entry.line, None) or "").strip():
+        if line := (safely(lambda entry=entry: entry.line, None) or "").strip():
             yield f"    {encodable(line)}" if len(line) <= _LONGEST_LINE else "    ..."
