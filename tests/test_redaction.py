@@ -98,7 +98,7 @@ CREDENTIALS = {
     "a eyJhbGciOiJI.eyJzdWIiOiIx.abc-_ b": "a [REDACTED] b",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIE+/\nab=\n-----END RSA PRIVATE KEY-----!": "[REDACTED]!",
     r"'-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----\n'": r"'[REDACTED]\n'",
-    "-----BEGIN PRIVATE KEY-----\nMIIE": "[REDACTED]",
+    "-----BEGIN PRIVATE KEY-----\nMIIE0123456789abcdef\nMIIE0123456789abcd": "[REDACTED]",
     "id AKIAIOSFODNN7EXAMPLE.": "id [REDACTED].",
     "xoxb-123456-abcdef": "[REDACTED]",
     "glpat-abcdef123456": "[REDACTED]",
@@ -326,7 +326,7 @@ def test_a_limited_text_has_at_most_as_many_characters() -> None:
 
 @given(st.integers(0, 9000), st.sampled_from([OPENAI_KEY, "pass phrase of mine", "https://user:word1@host"]))
 def test_a_limit_cuts_no_credential_in_half(length: int, credential: str) -> None:
-    text = ("x " * 5000)[:length] + credential + " x" * 5000
+    text = ("x " * 5000)[:length] + " " + credential + " x" * 5000
     redacted = without_credentials(text, ["pass phrase of mine"], limit=4096)
     assert len(redacted) <= 4096
     assert set(redacted) <= set("x [REDACTED]https://@host")

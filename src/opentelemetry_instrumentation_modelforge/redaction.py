@@ -39,11 +39,11 @@ _NEW: Final = r"(?!\[REDACTED\])"
 _AFTER_ESCAPE: Final = r"(?<=\\[nrt]) | (?<=\\u[0-9A-Fa-f]{4}) | (?<=\\x[0-9A-Fa-f]{2}) | (?<=%[0-9A-Fa-f]{2})"
 _WORD_START: Final = rf"(?: (?<![A-Za-z0-9_]) | {_AFTER_ESCAPE} )"
 
-# A PEM block, also with its line breaks escaped or its end missing.
+# A PEM block, also with its line breaks escaped; without its end, as far as its lines are long enough.
 _PEM: Final = _verbose(
     r"""-----BEGIN[ ][A-Z0-9 ]{1,40}-----
-        (?: [A-Za-z0-9+/=\s:,.\\]++ | -(?!----) )*+
-        (?: -----END[ ][A-Z0-9 ]{1,40}----- )?+"""
+        (?: (?: [A-Za-z0-9+/=\s:,.\\]++ | -(?!----) )*+ -----END[ ][A-Z0-9 ]{1,40}-----
+          | (?: (?: \s | \\[nr] )*+ [A-Za-z0-9+/=]{16,}+ )*+ )"""
 )
 _PREFIX: Final = _any_case(
     "sk", "pk", "rk", "xai", "gsk", "hf", "tgp", "r8", "fw", "csk", "pplx", "nvapi", "tvly", "npm", "pypi"
