@@ -12,22 +12,29 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.json_format import ParseDict
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from examples._shared.collector import Collector, read_spans
 from examples._shared.local import loopback
 from examples._shared.server import ANSWER, ChatServer
 from examples._shared.tree import Span
 from support import EXAMPLES, SUPPORT
+from support.documentation import backends_hook
 from support.examples import missing
+from support.models import get_llm
 from support.programs import Program, fetch, until
+from support.providers import ProviderServer, Reply
 from support.services import GET_LLM, HOST, MODEL, TIMEOUT, free_port
+from support.telemetry import Telemetry
 
 if reason := missing():
     pytest.skip(reason, allow_module_level=True)
@@ -43,11 +50,12 @@ ON_BOTH = {
     "modelforge.model": "gpt-4o-mini",
     "modelforge.llm_type": "openai_compatible",
     "gen_ai.provider.name": "openai",
-    "gen_ai.request.model": "gpt-4o-mini",
     "server.address": HOST,
 }
+ON_GET_LLM = {**ON_BOTH, "modelforge.api_model": "gpt-4o-mini", "gen_ai.request.model": None}
 ON_CALL = {
     **ON_BOTH,
+    "gen_ai.request.model": "gpt-4o-mini",
     "gen_ai.operation.name": "chat",
     "gen_ai.response.model": "gpt-4o-mini",
     "gen_ai.usage.cost.currency": "USD",
@@ -222,7 +230,7 @@ def check(spans: Sequence[Span]) -> None:
     """What any backend has to have of the quickstart's trace."""
     assert tree(spans) == TREE
     (get_llm,) = named(spans, GET_LLM)
-    assert of_all(get_llm.attributes, ON_BOTH) == ON_BOTH
+    assert of_all(get_llm.attributes, ON_GET_LLM) == ON_GET_LLM
     assert [of_all(span.attributes, CALLS[0]) for span in named(spans, MODEL)] == CALLS
 
 
@@ -340,8 +348,9 @@ def test_phoenix_has_the_trace(stored: list[dict[str, Any]]) -> None:
 
 
 def test_phoenix_takes_a_model_span_for_a_call_of_a_model(stored: list[dict[str, Any]]) -> None:
+    kinds = [(span["name"], span["span_kind"]) for span in stored if span["span_kind"] == "LLM"]
+    assert kinds == [(MODEL, "LLM")] * 3
     calls = [span for span in stored if span["name"] == MODEL]
-    assert [span["span_kind"] for span in calls] == ["LLM"] * 3
     in_its_words = [
         {
             "llm.model_name": "gpt-4o-mini",
@@ -376,9 +385,37 @@ def test_phoenix_computes_the_cost_on_the_span(phoenix: Program, stored: list[di
     assert total["tokens"] == sum(map(sum, TOKENS))
 
 
+def test_phoenix_reads_users_sessions_and_written_cache_by_the_recipes(
+    phoenix: Program,
+    instrument: Callable[..., Telemetry],
+    tracer_provider: TracerProvider,
+    registry: Any,
+    provider_server: ProviderServer,
+) -> None:
+    exporter = OTLPSpanExporter(f"{phoenix.url}/v1/traces", headers={"x-project-name": "recipes"})
+    tracer_provider.add_span_processor(SimpleSpanProcessor(exporter))
+    instrument(metadata_keys=["user.id", "session.id"], response_hook=backends_hook("add_other_names"))
+    provider_server.reply = Reply(cache_write_tokens=3)
+    llm = get_llm(registry, "openrouter", "qwen")
+    llm.invoke("Hello", {"metadata": {"user.id": "u-7", "session.id": "s-42"}})
+
+    def find() -> dict[str, Any] | None:
+        spans = fetch(f"{phoenix.url}/v1/projects/recipes/spans")["data"]
+        return next((span for span in spans if span["name"] == MODEL), None)
+
+    with_recipes = {
+        "user.id": "u-7",
+        "session.id": "s-42",
+        "llm.token_count.prompt_details.cache_write": 3,
+    }
+    assert of_all(until(find)["attributes"], with_recipes) == with_recipes
+    (session,) = fetch(f"{phoenix.url}/v1/projects/recipes/sessions")["data"]
+    assert session["session_id"] == "s-42"
+
+
 @pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
 def test_phoenixs_page_shows_the_trace(phoenix: Program, stored: list[dict[str, Any]], tmp_path: Path) -> None:
-    (project,) = fetch(f"{phoenix.url}/v1/projects")["data"]
+    project = fetch(f"{phoenix.url}/v1/projects/default")["data"]
     last = [span for span in stored if span["name"] == MODEL][-1]
     page = (
         f"{phoenix.url}/projects/{project['id']}/traces/{last['context']['trace_id']}?selectedSpanNodeId={last['id']}"

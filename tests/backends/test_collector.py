@@ -168,7 +168,7 @@ def _send(endpoint: str, server: ProviderServer, backend: Backend) -> int:
     model_call = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "slow"}
     kinds: dict[str, Callable[[str], None]] = {
         "cheap call": lambda kind: call(kind, cost=0.049),
-        "costly call": lambda kind: call(kind, cost=0.05),
+        "costly call": lambda kind: call(kind, cost=0.05, cache_write_tokens=3),
         "failed call": lambda kind: call(kind, status=500),
         "quick call": lambda kind: lasting(kind, 9.999, **model_call),
         "slow call": lambda kind: lasting(kind, 10, **model_call),
@@ -234,6 +234,14 @@ def test_content_is_removed_and_users_are_hashed(run: Run) -> None:
         # What is not named in the rule stays.
         assert span.attributes["gen_ai.usage.cost.amount"] == 0.05
         assert span.attributes["gen_ai.usage.input_tokens"] == 11
+
+
+def test_backends_find_cost_and_cache_under_their_own_names(run: Run) -> None:
+    for spans in run.kept["costly call"]:
+        (call,) = named(spans, MODEL)
+        assert call.attributes["gen_ai.usage.cost"] == 0.05
+        assert call.attributes["gen_ai.usage.cache_write.input_tokens"] == 3
+        assert call.attributes["gen_ai.usage.cache_creation.input_tokens"] == 3
 
 
 def test_spans_are_sent_in_batches(run: Run) -> None:
