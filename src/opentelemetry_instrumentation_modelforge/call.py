@@ -19,7 +19,7 @@ from uuid import UUID
 from langchain_core.outputs import LLMResult
 from opentelemetry.context import Context, create_key, get_current
 
-from .dropped import end_soon
+from .dropped import end_soon, start_thread
 from .ending import Ending
 from .model import Model
 
@@ -57,6 +57,8 @@ class Call(ABC):
         """Reads what the provider sends."""
         self.context: Context | None = None
         """Current while the provider works; None where another instrumentation sees to the current span."""
+        # A destructor can start no thread.
+        start_thread()
 
     @abstractmethod
     def start(self) -> None:
