@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from langchain_core.tools import tool
 from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import BaseModel
 
+from opentelemetry_instrumentation_modelforge.dropped import end_soon
+
 MODEL_SPAN = "langchain.llm.invoke"
 MODELS = {
     "openai": "gpt-4o-mini",
@@ -26,6 +29,14 @@ MODELS = {
 
 TIMEOUT = 60
 """Seconds to wait for what happens at once, unless the test is about to fail."""
+
+
+def await_dropped() -> None:
+    """Wait until the calls of all streams that have been dropped are ended, if the thread that ends them runs."""
+    if any(thread.name == "modelforge-dropped-streams" for thread in threading.enumerate()):
+        ended = threading.Event()
+        end_soon(ended.set)
+        assert ended.wait(TIMEOUT), "the thread that ends dropped streams hangs"
 
 
 @tool
