@@ -67,7 +67,7 @@ class Inference(Call):
     )
 
     def __init__(self, model: Model, request: Request) -> None:
-        super().__init__(model, request.run_id)
+        super().__init__(model, request)
         self._request = request
         self._attributes: Attributes = model.attributes
         self._metric_attributes: Attributes = model.metric_attributes
