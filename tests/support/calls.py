@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -66,6 +67,23 @@ async def _modelforge_stream(llm: Any) -> None:
     from modelforge.streaming import stream
 
     await _drain(stream(llm, "Hi", buffer_size=1))
+
+
+MODES = ("invoke", "ainvoke", "stream", "astream")
+STREAMS = ("stream", "astream")
+
+
+def ask(llm: Any, mode: str, prompt: Any = "Hi", **kwargs: Any) -> Any:
+    """Call a model, or a chain, in one of the modes. Return its answer, or the chunks of its stream."""
+
+    async def answer() -> Any:
+        if mode == "ainvoke":
+            return await llm.ainvoke(prompt, **kwargs)
+        return [chunk async for chunk in llm.astream(prompt, **kwargs)]
+
+    if mode == "invoke":
+        return llm.invoke(prompt, **kwargs)
+    return list(llm.stream(prompt, **kwargs)) if mode == "stream" else asyncio.run(answer())
 
 
 SYNC: dict[str, Callable[[Any], object]] = {
