@@ -203,7 +203,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         api_model = model.kind.requested_model(request.params, request.client)
         model = model.variant(operation, api_model)
         outer = outer_inference(operation, run_id, api_model or request.metadata.get("ls_model_name"))
-        call = Inference(model, request) if outer is None else Enrichment(model, run_id, outer)
+        call = Inference(model, request) if outer is None else Enrichment(model, request, outer)
         if frame is not None:
             frame.adopt(call)
             call.start()

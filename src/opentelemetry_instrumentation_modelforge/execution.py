@@ -211,6 +211,7 @@ def agenerate_with_cache(wrapped: Callable[..., Awaitable[Any]]) -> Callable[...
 def tap(place: Tap) -> Wrap:
     """Return the wrapper of a function that is given the provider's answer as it came."""
     position, keyword = place.position, place.keyword
+    is_method = place.owner is not None
 
     def wrap(wrapped: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(wrapped)
@@ -218,7 +219,8 @@ def tap(place: Tap) -> Wrap:
             call = current_call()
             if call is not None:
                 with _TAP_GUARD:
-                    call.answer.add(args[position] if len(args) > position else kwargs[keyword])
+                    raw = args[position] if len(args) > position else kwargs[keyword]
+                    call.answer.add(raw, args[0] if is_method else None)
             return wrapped(*args, **kwargs)
 
         return read

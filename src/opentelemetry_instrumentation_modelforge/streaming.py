@@ -24,7 +24,6 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import get_current_span
 
 from .call import Call, context_without_call
-from .dropped import start_thread
 from .execution import Frame, restore
 
 P = ParamSpec("P")
@@ -132,7 +131,6 @@ class _StreamProxy:
     def __init__(self, generator: Any, model: object) -> None:
         self._generator = generator
         self._frame = _StreamFrame(model)
-        start_thread()
 
     @property
     def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
 
-from ..values import mapping, text
+from ..values import NOTHING, mapping, text
 from .openai_api import OpenAIAnswer
 from .provider import Answer, Provider, Tap
 
@@ -49,9 +49,9 @@ class OpenAICompatible(Provider):
         body = mapping(params.get("extra_body"))
         return (params, _flat(params), body, _flat(body))
 
-    def answer(self) -> Answer:
-        """Return the reader of one answer."""
-        return OpenAIAnswer()
+    def answer(self, client: Mapping[str, object] = NOTHING) -> Answer:
+        """Return the reader of one answer, which takes what the model's own ``openai`` clients receive."""
+        return OpenAIAnswer(client)
 
 
 def _flat(params: Mapping[str, object]) -> Mapping[str, object]:
