@@ -137,7 +137,7 @@ class Inference(Call):
             return
         self._seen = chunk
         now = perf_counter()
-        with _CHUNK_GUARD:
+        try:
             self.answer.add_chunk(chunk)
             if self._chunks:
                 if self._gaps is not None:
@@ -150,6 +150,9 @@ class Inference(Call):
             self._chunks += 1
             if self._model.every_chunk:
                 self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: self._chunks - 1})
+        except Exception as error:
+            with _CHUNK_GUARD:
+                raise error
 
     def _note_first_chunk(self, now: float) -> None:
         telemetry = self._model.telemetry

@@ -165,7 +165,7 @@ class OpenAIAnswer(Answer):
         """Take LangChain's chunk, unless raw chunks are read."""
         if self._seen:
             return
-        if info := mapping(getattr(chunk, "generation_info", None)):
+        if (said := getattr(chunk, "generation_info", None)) and (info := mapping(said)):
             self._model = self._model or info.get("model_name")
             self._tier = info.get("service_tier") or self._tier
             self._fingerprint = info.get("system_fingerprint") or self._fingerprint
