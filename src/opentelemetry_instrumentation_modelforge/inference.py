@@ -150,9 +150,10 @@ class Inference(Call):
             self._chunks += 1
             if self._model.every_chunk:
                 self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: self._chunks - 1})
-        except Exception as error:
+        except Exception:
+            # Entered here, because entering the guard for every chunk would cost as much as the rest.
             with _CHUNK_GUARD:
-                raise error
+                raise
 
     def _note_first_chunk(self, now: float) -> None:
         telemetry = self._model.telemetry
