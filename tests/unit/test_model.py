@@ -10,9 +10,8 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import SecretStr
-
 from opentelemetry_instrumentation_modelforge.identity import ModelIdentity, provider_name
+from pydantic import SecretStr
 
 PROVIDER_NAMES = {
     "openai": "openai",
