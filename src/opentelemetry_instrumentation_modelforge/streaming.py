@@ -233,7 +233,25 @@ class AsyncStream(_StreamProxy):
         return self
 
     def __anext__(self) -> Awaitable[Any]:
-        return self._generator.__anext__() if self._frame.over else self._step(self._generator.__anext__)
+        frame = self._frame
+        if frame.context is None:
+            return self._generator.__anext__() if frame.over else self._step(self._generator.__anext__)
+        return self._next(frame, frame.context)
+
+    async def _next(self, frame: _StreamFrame, context: Context) -> Any:
+        # The short way of _step.
+        token = None
+        try:
+            try:
+                token = attach(context)
+                return await self._generator.__anext__()
+            finally:
+                token = token and restore(token)
+        except BaseException as error:
+            if token is not None:
+                restore(token)
+            frame.leave(error, self._generator)
+            raise
 
     def asend(self, value: Any) -> Awaitable[Any]:
         """Resume the generator with ``value``."""
