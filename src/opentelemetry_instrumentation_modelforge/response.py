@@ -73,8 +73,13 @@ class Response(NamedTuple):
 
     def completed_by(self, other: "Response") -> "Response":
         """Return this response with the fields that it lacks taken from ``other``."""
-        return Response._make(mine or theirs for mine, theirs in zip(self, other, strict=True))
+        return Response._make(
+            theirs if mine == unknown else mine for mine, theirs, unknown in zip(self, other, _UNKNOWN, strict=True)
+        )
 
+
+# A cost of 0.0 is known, so a field is compared with its default.
+_UNKNOWN: Final = Response()
 
 _RESPONSE_ATTRIBUTES: Final = (
     gen_ai.GEN_AI_RESPONSE_ID,
