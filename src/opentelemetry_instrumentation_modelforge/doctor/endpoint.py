@@ -166,7 +166,7 @@ class Probe:
             return Answer(State.OK, "accepts OTLP")
         if status in (401, 403):
             return _unauthorized(f"HTTP {status}")
-        if status in (404, 405):
+        if status in (404, 405, 501):
             return _problem(
                 f"answers HTTP {status}, so it does not take {self.endpoint.signal} at this path",
                 "Set OTEL_EXPORTER_OTLP_ENDPOINT to the URL that /v1/traces is appended to.",
