@@ -19,8 +19,8 @@ from urllib.request import getproxies, proxy_bypass
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from .environment import variable
 from .finding import State
-from .process import variable
 
 Protocol = Literal["grpc", "http/protobuf"]
 Signal = Literal["traces", "metrics", "logs"]
@@ -28,7 +28,11 @@ Signal = Literal["traces", "metrics", "logs"]
 TIMEOUT: Final = 2.0
 """Seconds in which an endpoint has to answer."""
 
-_SERVICES: Final = {"traces": "trace.v1.TraceService", "metrics": "metrics.v1.MetricsService", "logs": "logs.v1.LogsService"}
+_SERVICES: Final = {
+    "traces": "trace.v1.TraceService",
+    "metrics": "metrics.v1.MetricsService",
+    "logs": "logs.v1.LogsService",
+}
 _PORTS: Final[dict[Protocol, int]] = {"grpc": 4317, "http/protobuf": 4318}
 _HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """The preface of an HTTP/2 connection with empty settings (RFC 9113, section 3.4)."""
@@ -56,7 +60,7 @@ class Endpoint:
     host: str
     port: int
     path: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, compare=False)
 
     @classmethod
     def parse(
@@ -75,9 +79,17 @@ class Endpoint:
         return cls(signal, protocol, tls, parts.hostname, port, parts.path or "/", headers)
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        path = self.path if self.protocol != "grpc" else ""
-        return f"{'https' if self.secure else 'http'}://{host}:{self.port}{path}"
+        return f"{'https' if self.secure else 'http'}://{self.target}"
+
+    @property
+    def target(self) -> str:
+        """The host and the port."""
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The URL without user information, query and fragment."""
+        return str(self) if self.protocol == "grpc" else f"{self}{self.path}"
 
 
 class Probe:
@@ -168,7 +180,7 @@ class Probe:
             return _unauthorized(f"HTTP {status}")
         if status in (404, 405, 501):
             return _problem(
-                f"answers HTTP {status}, so it does not take {self.endpoint.signal} at this path",
+                f"answers HTTP {status}, so it does not take {self.endpoint.signal} at {self.endpoint.path}",
                 "Set OTEL_EXPORTER_OTLP_ENDPOINT to the URL that /v1/traces is appended to.",
             )
         if status == 400 and b"HTTPS" in body:
@@ -189,12 +201,11 @@ class Probe:
             return Answer(State.OK, "something listens there; without grpcio it cannot be asked more")
         untyped: Any = grpc
         endpoint = self.endpoint
-        target = str(endpoint).partition("//")[2]
         options = (("grpc.enable_http_proxy", 0),)
         if endpoint.secure:
-            channel = untyped.secure_channel(target, _grpc_credentials(untyped, endpoint.signal), options)
+            channel = untyped.secure_channel(endpoint.target, _grpc_credentials(untyped, endpoint.signal), options)
         else:
-            channel = untyped.insecure_channel(target, options)
+            channel = untyped.insecure_channel(endpoint.target, options)
         try:
             call = channel.unary_unary(f"/opentelemetry.proto.collector.{_SERVICES[endpoint.signal]}/Export")
             call(b"", timeout=self._left, metadata=tuple((k.lower(), v) for k, v in endpoint.headers.items()))
@@ -270,7 +281,9 @@ def _problem(text: str, remedy: str = "") -> Answer:
 
 
 def _unauthorized(code: str) -> Answer:
-    return _problem(f"refuses the exporter's credentials ({code})", "Set OTEL_EXPORTER_OTLP_HEADERS as the backend says.")
+    return _problem(
+        f"refuses the exporter's credentials ({code})", "Set OTEL_EXPORTER_OTLP_HEADERS as the backend says."
+    )
 
 
 def _reason(error: Exception) -> str:

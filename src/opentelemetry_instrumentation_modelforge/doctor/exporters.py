@@ -1,6 +1,6 @@
 """The exporters of the process, as its providers hold them or as the environment variables name them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from threading import Thread
@@ -10,10 +10,10 @@ from typing import Final, cast
 from opentelemetry.metrics import Instrument, Meter, MeterProvider
 from opentelemetry.util.re import parse_env_headers
 
-from ..values import mapping
+from ..values import items, mapping
 from .distributions import entry_point
 from .endpoint import Endpoint, Protocol, Signal
-from .process import Process, variable
+from .environment import variable
 
 SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics", "logs")
 
@@ -23,6 +23,11 @@ _OTLP: Final[dict[str, Protocol]] = {
 }
 _BY_NAME: Final[dict[str, Protocol]] = {"otlp_proto_grpc": "grpc", "otlp_proto_http": "http/protobuf"}
 _DEFAULTS: Final[dict[Protocol, str]] = {"grpc": "http://localhost:4317", "http/protobuf": "http://localhost:4318"}
+
+# They describe the exporter's own requests.
+_NOT_COPIED: Final = frozenset(("accept-encoding", "connection", "content-encoding", "content-length", "content-type"))
+
+_MALFORMED: Final = "its endpoint is not a URL with a host"
 
 # Beside processors and exporters, a provider holds what it measures itself with, and much else.
 _MOST_OBJECTS: Final = 500
@@ -39,6 +44,8 @@ class Exporter:
     """Its class, or the name in the variable."""
     endpoint: Endpoint | None = None
     """Where it sends, if that is OTLP."""
+    fault: str = ""
+    """Why its endpoint is not known."""
 
 
 def api_only(provider: object) -> bool:
@@ -52,8 +59,10 @@ def live_exporters(signal: Signal, provider: object) -> list[Exporter]:
     for exporter in _exporters_in(provider, enter_metrics=signal == "metrics"):
         name = type(exporter).__name__
         protocol = _protocol_of(exporter)
-        endpoint = _endpoint_of(signal, protocol, exporter) if protocol is not None else None
-        found.append(Exporter(signal, name, endpoint))
+        try:
+            found.append(Exporter(signal, name, _endpoint_of(signal, protocol, exporter) if protocol else None))
+        except ValueError:
+            found.append(Exporter(signal, name, fault=_MALFORMED))
     return found
 
 
@@ -83,12 +92,15 @@ def _named(signal: Signal, name: str) -> Exporter:
     if protocol == "grpc" and not url.startswith("https:"):
         insecure = variable(f"OTEL_EXPORTER_OTLP_{signal.upper()}_INSECURE") or variable("OTEL_EXPORTER_OTLP_INSECURE")
         secure = insecure.lower() != "true" if insecure else not url.startswith("http:")
-    return Exporter(signal, name, Endpoint.parse(signal, protocol, url, _headers_in_variables(signal), secure=secure))
+    try:
+        endpoint = Endpoint.parse(signal, protocol, url, _headers_in_variables(signal), secure=secure)
+    except ValueError:
+        return Exporter(signal, name, fault=_MALFORMED)
+    return Exporter(signal, name, endpoint)
 
 
-def exporters_of(process: Process, signal: Signal) -> list[Exporter]:
+def exporters_of(signal: Signal, provider: object) -> list[Exporter]:
     """Return the exporters of a signal: those in place, or without an SDK those that the variables name."""
-    provider = process.providers[signal]
     return named_exporters(signal) if api_only(provider) else live_exporters(signal, provider)
 
 
@@ -117,15 +129,9 @@ def _endpoint_of(signal: Signal, protocol: Protocol, exporter: object) -> Endpoi
 
 
 def _headers(value: object) -> dict[str, str]:
-    pairs = mapping(value).items() if isinstance(value, Mapping) else value
-    if not pairs or isinstance(pairs, str):
-        return {}
-    # The length is that of the exporter's own request.
-    return {
-        str(name): str(text)
-        for name, text in cast("Mapping[str, str]", dict(cast("list[tuple[str, str]]", pairs))).items()
-        if str(name).lower() not in ("content-encoding", "content-length", "content-type", "accept-encoding", "connection")
-    }
+    pairs = items(value) or mapping(value).items()
+    headers = dict(cast("Iterable[tuple[object, object]]", pairs))
+    return {str(name): str(text) for name, text in headers.items() if str(name).lower() not in _NOT_COPIED}
 
 
 def _exporters_in(root: object, *, enter_metrics: bool) -> list[object]:

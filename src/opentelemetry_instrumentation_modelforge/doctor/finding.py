@@ -7,6 +7,7 @@ from typing import Final, Generic, TypeVar, cast
 
 from ..errors import fault_text
 from ..redaction import without_credentials
+from ..values import NOTHING
 
 T = TypeVar("T")
 
@@ -44,17 +45,17 @@ class Finding:
         )
 
 
-def ok(detail: str, remedy: str = "", **data: object) -> Finding:
+def ok(detail: str, remedy: str = "", data: Mapping[str, object] = NOTHING) -> Finding:
     """Return a finding about something that works. Its remedy is a hint."""
     return Finding(State.OK, detail, remedy, data)
 
 
-def warning(detail: str, remedy: str = "", **data: object) -> Finding:
+def warning(detail: str, remedy: str = "", data: Mapping[str, object] = NOTHING) -> Finding:
     """Return a finding about something that is missing from the spans."""
     return Finding(State.WARNING, detail, remedy, data)
 
 
-def problem(detail: str, remedy: str = "", **data: object) -> Finding:
+def problem(detail: str, remedy: str = "", data: Mapping[str, object] = NOTHING) -> Finding:
     """Return a finding that explains why no spans come."""
     return Finding(State.PROBLEM, detail, remedy, data)
 
@@ -75,7 +76,7 @@ class Check(Generic[T]):
         except Exception as error:  # noqa: BLE001 - the other checks still have answers.
             where = fault_text(error).strip().splitlines()
             detail = f"this check failed: {type(error).__name__}"
-            return warning(detail, _REPORT, error=type(error).__name__, stack=where)
+            return warning(detail, _REPORT, {"error": type(error).__name__, "stack": where})
 
 
 _REPORT: Final = "Report it with the output of --json."

@@ -5,16 +5,15 @@ from dataclasses import fields
 from importlib.util import find_spec
 from typing import Final
 
-from ..capture import ContentCapture
 from ..config import Configuration
-from ..cost import Rates, TokenRates, ScheduledRates, resolve_rates
-from ..model import ModelIdentity
+from ..cost import Rates, ScheduledRates, TokenRates, resolve_rates
 from ..option_types import shown
 from ..providers import provider_of
 from ..values import mapping, text
 from .distributions import entry_point
+from .environment import variable
 from .finding import Finding, ok, warning
-from .process import Process, variable
+from .process import Process
 
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
@@ -40,10 +39,10 @@ def options(process: Process) -> Finding:
         for name in values:
             rows[name]["source"] = source
     lines = [f"{name} = {row['value']} ({row['source']})" for name, row in rows.items() if row["source"] != "default"]
-    data = {"options": rows, "warnings": logged}
+    data: dict[str, object] = {"options": rows, "warnings": logged}
     if logged:
-        return warning("\n".join([*lines, *logged]), "Correct what the messages name.", **data)
-    return ok("\n".join(lines) or "all options have their defaults", **data)
+        return warning("\n".join([*lines, *logged]), "Correct what the messages name.", data=data)
+    return ok("\n".join(lines) or "all options have their defaults", data=data)
 
 
 def transports(process: Process) -> Finding:
@@ -57,14 +56,19 @@ def transports(process: Process) -> Finding:
                 missing.setdefault(f"opentelemetry-instrumentation-{distribution}", []).extend(providers)
             elif process.is_disabled(name):
                 disabled.append(name)
-    data = {"missing": {name: list(dict.fromkeys(users)) for name, users in missing.items()}, "disabled": disabled}
-    lines = [f"{name} is not installed: no spans of the requests to {_listed(users)}" for name, users in missing.items()]
+    data: dict[str, object] = {
+        "missing": {name: list(dict.fromkeys(users)) for name, users in missing.items()},
+        "disabled": disabled,
+    }
+    lines = [
+        f"{name} is not installed: no spans of the requests to {_listed(users)}" for name, users in missing.items()
+    ]
     lines += [f"{name} is disabled by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS" for name in disabled]
     if lines:
-        return warning("\n".join(lines), f"pip install {' '.join(missing)}" if missing else "", **data)
+        return warning("\n".join(lines), f"pip install {' '.join(missing)}" if missing else "", data=data)
     if not process.configured_providers:
-        return ok("no provider is configured in ModelForge", **data)
-    return ok("the requests to the configured providers have spans of their own", **data)
+        return ok("no provider is configured in ModelForge", data=data)
+    return ok("the requests to the configured providers have spans of their own", data=data)
 
 
 def streams(process: Process) -> Finding:
@@ -72,25 +76,27 @@ def streams(process: Process) -> Finding:
     compatible = process.providers_of_type("openai_compatible")
     never = process.providers_of_type("github_copilot")
     asked = process.configuration.stream_usage
-    data = {"stream_usage": asked, "estimated": [*([] if asked else compatible), *never]}
+    data: dict[str, object] = {"stream_usage": asked, "estimated": [*([] if asked else compatible), *never]}
     lines = [f"{_listed(never)} never reports tokens of streams: they are estimated"] if never else []
     if compatible and not asked:
-        lines.insert(0, f"streams of {_listed(compatible)} have estimated tokens, unless the application asks for usage")
-        return warning("\n".join(lines), "export OTEL_PYTHON_MODELFORGE_STREAM_USAGE=true", **data)
-    return ok("\n".join(lines) or "streams of the configured providers have usage", **data)
+        lines.insert(
+            0, f"streams of {_listed(compatible)} have estimated tokens, unless the application asks for usage"
+        )
+        return warning("\n".join(lines), "export OTEL_PYTHON_MODELFORGE_STREAM_USAGE=true", data=data)
+    return ok("\n".join(lines) or "streams of the configured providers have usage", data=data)
 
 
 def prices(process: Process) -> Finding:
     """Return which of the configured models have a price."""
     if process.modelforge_import[0] is not None:
-        return ok(_NO_MODELFORGE, models={})
+        return ok(_NO_MODELFORGE, data={"models": {}})
     cost = process.configuration.cost
     if not cost:
-        return ok("cost is switched off", models={})
+        return ok("cost is switched off", data={"models": {}})
     if callable(cost):
-        return ok("a function of the application computes each price", models={})
+        return ok("a function of the application computes each price", data={"models": {}})
     models = dict(_priced_models(process))
-    data = {"models": models}
+    data: dict[str, object] = {"models": models}
     unpriced = [name for name, price in models.items() if price == "unknown"]
     priced = [f"{name} {price}" for name, price in models.items() if price not in ("unknown", "not paid by the token")]
     lines = [f"USD per million tokens, input and output: {', '.join(priced)}"] if priced else []
@@ -101,28 +107,40 @@ def prices(process: Process) -> Finding:
         remedy = "Set api_model_name of these models in ModelForge, or give instrument() a cost function."
         if find_spec("genai_prices") is None:
             remedy = "pip install 'opentelemetry-instrumentation-modelforge[cost]'"
-        return warning("\n".join(lines), remedy, **data)
-    return ok("\n".join(lines) or "no model is configured in ModelForge", **data)
+        return warning("\n".join(lines), remedy, data=data)
+    return ok("\n".join(lines) or "no model is configured in ModelForge", data=data)
 
 
 def content(process: Process) -> Finding:
     """Return whether prompts and answers are captured."""
-    logged_value = variable(_CAPTURE)
+    value = variable(_CAPTURE)
     if process.modelforge_import[0] is not None:
         return ok(_NO_MODELFORGE)
-    # The hook is loaded by a class of its own; here it is only named.
+    # It imports LangChain, which comes with ModelForge.
+    from ..capture import ContentCapture
+
     capture = ContentCapture.from_environment()
-    data = {"on_span": capture.on_span, "on_event": capture.on_event, "hook": capture.hook is not None}
-    if logged_value and not (capture.on_span or capture.on_event or logged_value.upper() == "NO_CONTENT"):
-        detail = f"off: {_CAPTURE}={shown(logged_value)} is not one of SPAN_ONLY, EVENT_ONLY and SPAN_AND_EVENT"
-        return warning(detail, f"export {_CAPTURE}=SPAN_ONLY", **data)
+    data: dict[str, object] = {
+        "on_span": capture.on_span,
+        "on_event": capture.on_event,
+        "hook": capture.hook is not None,
+    }
+    if value and not (capture.on_span or capture.on_event or value.upper() == "NO_CONTENT"):
+        detail = f"off: {_CAPTURE}={shown(value)} is not one of SPAN_ONLY, EVENT_ONLY and SPAN_AND_EVENT"
+        return warning(detail, f"export {_CAPTURE}=SPAN_ONLY", data=data)
     places = [name for name, there in (("spans", capture.on_span), ("events", capture.on_event)) if there]
     if capture.hook is not None:
         places.append("a completion hook")
-    return ok(f"prompts and answers are captured on {_listed(places)}" if places else "prompts and answers are not captured", **data)
+    return ok(
+        f"prompts and answers are captured on {_listed(places)}" if places else "prompts and answers are not captured",
+        data=data,
+    )
 
 
 def _priced_models(process: Process) -> Iterator[tuple[str, str]]:
+    # It imports LangChain, which comes with ModelForge.
+    from ..model import ModelIdentity
+
     for provider, data in process.configured_providers.items():
         kind = provider_of(text(data.get("llm_type")))
         for alias, entry in mapping(data.get("models")).items():

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
@@ -18,6 +18,9 @@ from ..config import Configuration, Keywords, check_keywords, sources
 from ..instrumentor import ModelForgeInstrumentor
 from ..redaction import secret_values
 from ..values import mapping, text
+from .endpoint import Endpoint, Probe
+from .environment import variable
+from .exporters import SIGNALS, Exporter, exporters_of
 
 _OURS: Final = __name__.partition(".")[0]
 _AUTO_INSTRUMENTATION: Final = "opentelemetry.instrumentation.auto_instrumentation"
@@ -26,16 +29,6 @@ _VENDOR_LAUNCHERS: Final = {"ddtrace": "ddtrace-run", "newrelic": "newrelic-admi
 """Launchers that work as OpenTelemetry's does, by a ``sitecustomize`` in a directory ``bootstrap`` of their package."""
 
 DISABLED_INSTRUMENTATIONS: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
-
-
-def variable(name: str) -> str:
-    """Return an environment variable without surrounding space; an empty one is one that is not set."""
-    return os.environ.get(name, "").strip()
-
-
-def is_true(name: str) -> bool:
-    """Return whether an environment variable is ``true`` in any case."""
-    return variable(name).lower() == "true"
 
 
 class Process:
@@ -97,6 +90,17 @@ class Process:
             "metrics": self.destinations.get("meter_provider") or get_meter_provider(),
             "logs": self.destinations.get("logger_provider") or get_logger_provider(),
         }
+
+    @cached_property
+    def exporters(self) -> list[Exporter]:
+        """The exporters of all signals."""
+        return [exporter for signal in SIGNALS for exporter in exporters_of(signal, self.providers[signal])]
+
+    @cached_property
+    def probes(self) -> dict[Endpoint, Probe]:
+        """A question to the endpoint of each exporter, all asked at the same time."""
+        endpoints = dict.fromkeys(exporter.endpoint for exporter in self.exporters)
+        return {endpoint: Probe(endpoint) for endpoint in endpoints if endpoint is not None}
 
     # --- ModelForge ---
 
@@ -164,7 +168,7 @@ class Process:
 
 
 @contextmanager
-def _warnings() -> Iterator[list[tuple[str, str]]]:
+def _warnings() -> Generator[list[tuple[str, str]]]:
     """Collect the warnings of this package, as pairs of logger and message, instead of printing them."""
     logged: list[tuple[str, str]] = []
 

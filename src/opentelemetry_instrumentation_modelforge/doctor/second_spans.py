@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from .distributions import installed
+from .environment import is_true, variable
 from .finding import Finding, ok, warning
-from .process import DISABLED_INSTRUMENTATIONS, Process, is_true, variable
+from .process import DISABLED_INSTRUMENTATIONS, Process
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,13 @@ def second_spans(process: Process) -> Finding:
     notes = [f"with {call}: {switch}" for name, (call, switch) in _CALLED_IN_CODE.items() if name in installed()]
     if _GENAI_LANGCHAIN in installed() and not process.is_disabled("langchain"):
         notes.append(f"{_GENAI_LANGCHAIN} has the span of a call (chat …), and ours adds its attributes to it")
-    data = {"second_spans": [detail for detail, _ in certain], "possible": notes}
+    data: dict[str, object] = {"second_spans": [detail for detail, _ in certain], "possible": notes}
     lines = [*(detail for detail, _ in certain), *notes]
     if certain:
-        return warning("\n".join(lines), "\n".join(dict.fromkeys(switch for _, switch in certain)), **data)
+        return warning("\n".join(lines), "\n".join(dict.fromkeys(switch for _, switch in certain)), data=data)
     if notes:
-        return ok("\n".join(("one span for each call; if the application has more of them,", *notes)), **data)
-    return ok("one span for each call", **data)
+        return ok("\n".join(("one span for each call; if the application has more of them,", *notes)), data=data)
+    return ok("one span for each call", data=data)
 
 
 def _certain(process: Process) -> Iterator[tuple[str, str]]:
@@ -73,10 +74,12 @@ def _certain(process: Process) -> Iterator[tuple[str, str]]:
         for integration in ("LANGCHAIN", "OPENAI"):
             name = f"DD_TRACE_{integration}_ENABLED"
             if variable(name).lower() not in ("false", "0"):
-                yield f"Datadog's integration of {integration.title()} makes a second span for each call", f"export {name}=false"
+                yield (
+                    f"Datadog's integration of {integration.title()} makes a second span for each call",
+                    f"export {name}=false",
+                )
 
 
 def _disabling(process: Process, name: str) -> str:
     names = dict.fromkeys((*process.disabled_instrumentations, name))
     return f"export {DISABLED_INSTRUMENTATIONS}={','.join(names)}"
-

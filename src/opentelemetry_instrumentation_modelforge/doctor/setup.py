@@ -7,10 +7,13 @@ from typing import Final, NamedTuple
 
 from ..option_types import shown
 from .distributions import SDK, entry_point, version_of
+from .environment import is_true, variable
 from .exporters import SIGNALS, otlp_protocol
-from .process import is_true, variable
 
 _OTEL_EXTRA: Final = "pip install 'opentelemetry-instrumentation-modelforge[otel]'"
+
+_OTLP: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+"""The exporters that ``otlp`` stands for, by protocol."""
 
 
 class Fault(NamedTuple):
@@ -84,18 +87,17 @@ def _unknown_exporter() -> Fault | None:
         group = f"opentelemetry_{signal}_exporter"
         for exporter in (part.strip() for part in value.split(",")):
             protocol = otlp_protocol(signal)
-            if exporter == "otlp" and protocol not in ("grpc", "http/protobuf"):
+            if exporter == "otlp" and protocol not in _OTLP:
                 return Fault(
                     f"the OTLP exporter has no protocol {shown(protocol)}",
                     "export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
                 )
-            if exporter == "otlp":
-                exporter = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
-            if entry_point(group, exporter) is None:
+            component = _OTLP[protocol] if exporter == "otlp" else exporter
+            if entry_point(group, component) is None:
                 known = ", ".join(sorted(entry_points(group=group).names)) or "none"
                 remedy = f"export {name}=console"
-                if exporter.startswith("otlp"):
+                if component.startswith("otlp"):
                     remedy = f"pip install {SDK[-1]}"
-                detail = f"the exporter {shown(exporter)} of {name} is not installed (there is {known})"
+                detail = f"the exporter {shown(component)} of {name} is not installed (there is {known})"
                 return Fault(detail, remedy)
     return None
