@@ -18,12 +18,26 @@ from .distributions import (
 )
 from .environment import is_true
 from .exporters import api_only
-from .finding import Finding, ok, problem, warning
+from .finding import Finding, listed, ok, problem, warning
 from .process import DISABLED_INSTRUMENTATIONS, Process
 from .setup import missing_sdk, setup_fault
 
 _COMMAND: Final = "python -m opentelemetry_instrumentation_modelforge"
 _IN_CODE: Final = "ModelForgeInstrumentor().instrument()"
+
+_MOST_NAMES: Final = 6
+_PARTS: Final = frozenset(
+    (
+        "exporter-http-transport",
+        "exporter-otlp",
+        "exporter-otlp-common",
+        "exporter-otlp-proto-common",
+        "proto",
+        "semantic-conventions-ai",
+        "util-http",
+    )
+)
+"""Packages that others of OpenTelemetry's bring in their own version; only JSON has them."""
 
 
 def packages(process: Process) -> Finding:
@@ -50,21 +64,28 @@ def _grouped(versions: Mapping[str, str]) -> str:
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name, found in versions.items():
         short = name.removeprefix("opentelemetry-")
-        if short != name and not short.startswith("instrumentation-"):
+        if short != name and not short.startswith("instrumentation-") and short not in _PARTS:
             groups[found].append(short)
     return ", ".join(f"{found} ({', '.join(names)})" for found, names in groups.items())
 
 
 def requirements(process: Process) -> Finding:
     """Return whether the versions go together."""
-    found = conflicts()
     # The check of ModelForge names its version.
-    if (unmet := found.get(PACKAGE)) is not None and unmet.startswith(f"needs {MODELFORGE}") and ";" not in unmet:
-        del found[PACKAGE]
+    found = {conflict: users for conflict, users in conflicts().items() if conflict.distribution != MODELFORGE}
     if not found:
-        return ok("the installed versions go together", data={"conflicts": {}})
-    detail = "\n".join(f"{name} {unmet}" for name, unmet in found.items())
-    return warning(detail, f"pip install --upgrade {' '.join(found)}", data={"conflicts": found})
+        return ok("the installed versions go together", data={"conflicts": []})
+    lines = [
+        f"{listed(users)} need{'s' if len(users) == 1 else ''} {conflict.distribution}{conflict.needs}, "
+        + (f"found {conflict.found}" if conflict.found else "which is not installed")
+        for conflict, users in found.items()
+    ]
+    names = dict.fromkeys(user for users in found.values() for user in users)
+    remedy = "Install one release of all these packages; pip check lists them."
+    if len(names) <= _MOST_NAMES:
+        remedy = f"pip install --upgrade {' '.join(names)}"
+    rows = [{**conflict._asdict(), "needed_by": users} for conflict, users in found.items()]
+    return warning("\n".join(lines), remedy, {"conflicts": rows})
 
 
 def modelforge(process: Process) -> Finding:

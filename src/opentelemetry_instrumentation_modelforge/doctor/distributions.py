@@ -1,10 +1,11 @@
 """The installed distributions, and whether their versions go together."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distributions, entry_points, version
-from typing import Final
+from typing import Final, NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -65,36 +66,41 @@ def supported_modelforge() -> Requirement:
     return Requirement(_instruments[0])
 
 
-def conflicts() -> dict[str, str]:
-    """Return the requirements among the relevant distributions that the installed versions do not meet.
+class Conflict(NamedTuple):
+    """A requirement that the installed version does not meet."""
 
-    :return: what is wrong by the distribution that requires something else.
-    """
-    known = set(relevant_versions())
-    found = {name: "; ".join(_unmet(installed()[name], known)) for name in known if name in installed()}
-    return {name: unmet for name, unmet in sorted(found.items()) if unmet}
+    distribution: str
+    needs: str
+    found: str | None
+    """The installed version, or None if the distribution is not installed."""
 
 
-def _unmet(distribution: Distribution, known: Iterable[str]) -> Iterator[str]:
+def conflicts() -> dict[Conflict, list[str]]:
+    """Return the unmet requirements among the relevant distributions, and what has each of them."""
+    users: defaultdict[Conflict, list[str]] = defaultdict(list)
+    known = relevant_versions()
+    for name in known:
+        for conflict in _unmet(installed()[name], known) if name in installed() else ():
+            users[conflict].append(name)
+    return dict(users)
+
+
+def _unmet(distribution: Distribution, known: Mapping[str, str]) -> Iterator[Conflict]:
+    ours = canonical(distribution.metadata["Name"]) == PACKAGE
     for text in distribution.requires or ():
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
             continue
         name = canonical(requirement.name)
-        present = version_of(name)
-        optional = "extra" in str(requirement.marker or "")
-        if optional:
-            # An extra counts for what it may bring: of ours, each is about packages that are here or are not.
-            applies = canonical(distribution.metadata["Name"]) == PACKAGE and name in known
-        else:
-            applies = requirement.marker is None or requirement.marker.evaluate()
-        if not applies:
-            continue
-        if present is None:
-            yield f"needs {name}, which is not installed"
-        elif not requirement.specifier.contains(present, prereleases=True):
-            yield f"needs {name}{requirement.specifier}, found {present}"
+        marker = requirement.marker
+        if marker is not None and not marker.evaluate({"extra": ""}):
+            # An extra of ours is about packages that work with it, however they came here.
+            if not (ours and name in known):
+                continue
+        found = version_of(name)
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
+            yield Conflict(name, str(requirement.specifier), found)
 
 
 def python_version() -> str:

@@ -16,10 +16,13 @@ _ROOT: Final = re.compile(r"ParentBased\{root:(.*?),remoteParentSampled")
 
 def sampler(process: Process) -> Finding:
     """Return which traces the sampler keeps."""
-    found = getattr(process.providers["traces"], "sampler", None)
-    if api_only(process.providers["traces"]) or found is None:
+    provider = process.providers["traces"]
+    # Logfire's is a proxy.
+    found = getattr(getattr(provider, "provider", provider), "sampler", None)
+    if found is None:
         name = variable("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
-        return ok(f"{name} (by OTEL_TRACES_SAMPLER)", data={"description": name})
+        detail = name if api_only(provider) else "not known: the tracer provider does not tell"
+        return ok(detail, data={"description": name if api_only(provider) else None})
     description = str(found.get_description())
     root = match[1] if (match := _ROOT.match(description)) else description
     ratio = match[1] if (match := _RATIO.search(root)) else None
@@ -61,7 +64,10 @@ def exporters(process: Process) -> Finding:
     if not states["traces"]:
         lines.insert(0, "spans are recorded, but no exporter takes them")
         setting = variable("OTEL_TRACES_EXPORTER")
-        remedies.insert(0, "export OTEL_TRACES_EXPORTER=otlp" + (f" (it is {setting})" if setting else ""))
+        remedies.insert(0, "Add a span exporter to the tracer provider.")
+        if setting.lower() == "none" or process.launched:
+            lines[0] += f": OTEL_TRACES_EXPORTER is {setting or 'not set'}"
+            remedies[0] = "export OTEL_TRACES_EXPORTER=otlp"
     twice = _sent_twice(process.exporters)
     if twice:
         lines.append(f"two exporters send the same spans to {', '.join(twice)}")

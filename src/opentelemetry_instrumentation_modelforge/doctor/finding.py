@@ -60,6 +60,12 @@ def problem(detail: str, remedy: str = "", data: Mapping[str, object] = NOTHING)
     return Finding(State.PROBLEM, detail, remedy, data)
 
 
+def listed(names: Iterable[str]) -> str:
+    """Return names as an enumeration: at most six of them, or five and the number of the others."""
+    distinct = list(dict.fromkeys(names))
+    return ", ".join(distinct) if len(distinct) <= 6 else f"{', '.join(distinct[:5])} and {len(distinct) - 5} more"
+
+
 @dataclass(frozen=True, slots=True)
 class Check(Generic[T]):
     """A question about a subject."""

@@ -12,7 +12,7 @@ from ..providers import provider_of
 from ..values import mapping, text
 from .distributions import entry_point
 from .environment import variable
-from .finding import Finding, ok, warning
+from .finding import Finding, listed, ok, warning
 from .process import Process
 
 _CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -60,9 +60,7 @@ def transports(process: Process) -> Finding:
         "missing": {name: list(dict.fromkeys(users)) for name, users in missing.items()},
         "disabled": disabled,
     }
-    lines = [
-        f"{name} is not installed: no spans of the requests to {_listed(users)}" for name, users in missing.items()
-    ]
+    lines = [f"{name} is not installed: no spans of the requests to {listed(users)}" for name, users in missing.items()]
     lines += [f"{name} is disabled by OTEL_PYTHON_DISABLED_INSTRUMENTATIONS" for name in disabled]
     if lines:
         return warning("\n".join(lines), f"pip install {' '.join(missing)}" if missing else "", data=data)
@@ -77,11 +75,9 @@ def streams(process: Process) -> Finding:
     never = process.providers_of_type("github_copilot")
     asked = process.configuration.stream_usage
     data: dict[str, object] = {"stream_usage": asked, "estimated": [*([] if asked else compatible), *never]}
-    lines = [f"{_listed(never)} never reports tokens of streams: they are estimated"] if never else []
+    lines = [f"{listed(never)} never reports tokens of streams: they are estimated"] if never else []
     if compatible and not asked:
-        lines.insert(
-            0, f"streams of {_listed(compatible)} have estimated tokens, unless the application asks for usage"
-        )
+        lines.insert(0, f"streams of {listed(compatible)} have estimated tokens, unless the application asks for usage")
         return warning("\n".join(lines), "export OTEL_PYTHON_MODELFORGE_STREAM_USAGE=true", data=data)
     return ok("\n".join(lines) or "streams of the configured providers have usage", data=data)
 
@@ -101,9 +97,9 @@ def prices(process: Process) -> Finding:
     priced = [f"{name} {price}" for name, price in models.items() if price not in ("unknown", "not paid by the token")]
     lines = [f"USD per million tokens, input and output: {', '.join(priced)}"] if priced else []
     if free := [name for name, price in models.items() if price == "not paid by the token"]:
-        lines.append(f"not paid by the token: {_listed(free)}")
+        lines.append(f"not paid by the token: {listed(free)}")
     if unpriced:
-        lines.append(f"no price is known for {_listed(unpriced)}")
+        lines.append(f"no price is known for {listed(unpriced)}")
         remedy = "Set api_model_name of these models in ModelForge, or give instrument() a cost function."
         if find_spec("genai_prices") is None:
             remedy = "pip install 'opentelemetry-instrumentation-modelforge[cost]'"
@@ -132,7 +128,7 @@ def content(process: Process) -> Finding:
     if capture.hook is not None:
         places.append("a completion hook")
     return ok(
-        f"prompts and answers are captured on {_listed(places)}" if places else "prompts and answers are not captured",
+        f"prompts and answers are captured on {listed(places)}" if places else "prompts and answers are not captured",
         data=data,
     )
 
@@ -158,9 +154,3 @@ def _price(rates: Rates) -> str:
     if not isinstance(current, TokenRates):
         return "known"
     return "/".join(f"{current.tokens[kind] * 1_000_000:.4g}" for kind in ("input_tokens", "output_tokens"))
-
-
-def _listed(names: list[str]) -> str:
-    """Return names as an enumeration, a few of them and the number of the others."""
-    names = list(dict.fromkeys(names))
-    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"

@@ -64,7 +64,8 @@ class Process:
     @cached_property
     def vendor_launcher(self) -> str | None:
         """The vendor's launcher that started this process and loads no OpenTelemetry instrumentations."""
-        if "logfire._internal.cli.run" in sys.modules:
+        # It runs the application in its own process.
+        if [os.path.basename(argument) for argument in sys.orig_argv[1:3]] == ["logfire", "run"]:
             return "logfire run"
         directory = os.path.dirname(self.sitecustomize)
         if os.path.basename(directory) == "bootstrap":

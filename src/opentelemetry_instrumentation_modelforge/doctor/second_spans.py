@@ -29,6 +29,7 @@ _INSTRUMENTORS: Final = (
     Instrumentor("opentelemetry-instrumentation-openai", "OpenLLMetry", "openai", ""),
     Instrumentor("opentelemetry-instrumentation-genai-openai", "OpenTelemetry", "openai", ""),
 )
+_DISABLE: Final = f"export {DISABLED_INSTRUMENTATIONS}="
 _GENAI_LANGCHAIN: Final = "opentelemetry-instrumentation-genai-langchain"
 
 _CALLED_IN_CODE: Final = {
@@ -51,7 +52,12 @@ def second_spans(process: Process) -> Finding:
     data: dict[str, object] = {"second_spans": [detail for detail, _ in certain], "possible": notes}
     lines = [*(detail for detail, _ in certain), *notes]
     if certain:
-        return warning("\n".join(lines), "\n".join(dict.fromkeys(switch for _, switch in certain)), data=data)
+        switches = [switch for _, switch in certain if not switch.startswith(_DISABLE)]
+        names = [switch.removeprefix(_DISABLE) for _, switch in certain if switch.startswith(_DISABLE)]
+        if names:
+            names = list(dict.fromkeys([*process.disabled_instrumentations, *names]))
+            switches.insert(0, f"{_DISABLE}{','.join(names)}")
+        return warning("\n".join(lines), "\n".join(switches), data=data)
     if notes:
         return ok("\n".join(("one span for each call; if the application has more of them,", *notes)), data=data)
     return ok("one span for each call", data=data)
@@ -62,7 +68,7 @@ def _certain(process: Process) -> Iterator[tuple[str, str]]:
     for other in _INSTRUMENTORS:
         if other.span and other.distribution in installed() and not process.is_disabled(other.entry_point):
             detail = f"{other.project}'s {other.distribution} makes a second span ({other.span}) for each call"
-            yield detail, _disabling(process, other.entry_point)
+            yield detail, f"{_DISABLE}{other.entry_point}"
     tracing = is_true("LANGSMITH_TRACING") or is_true("LANGSMITH_TRACING_V2") or is_true("LANGCHAIN_TRACING_V2")
     if tracing and (
         variable("LANGSMITH_TRACING_MODE") in ("otel", "hybrid")
@@ -78,8 +84,3 @@ def _certain(process: Process) -> Iterator[tuple[str, str]]:
                     f"Datadog's integration of {integration.title()} makes a second span for each call",
                     f"export {name}=false",
                 )
-
-
-def _disabling(process: Process, name: str) -> str:
-    names = dict.fromkeys((*process.disabled_instrumentations, name))
-    return f"export {DISABLED_INSTRUMENTATIONS}={','.join(names)}"
