@@ -94,10 +94,10 @@ def _unmet(distribution: Distribution, known: Mapping[str, str]) -> Iterator[Con
             continue
         name = canonical(requirement.name)
         marker = requirement.marker
-        if marker is not None and not marker.evaluate({"extra": ""}):
-            # An extra of ours is about packages that work with it, however they came here.
-            if not (ours and name in known):
-                continue
+        applies = marker is None or marker.evaluate({"extra": ""})
+        # An extra of ours is about packages that work with it, however they came here.
+        if not applies and not (ours and name in known):
+            continue
         found = version_of(name)
         if found is None or not requirement.specifier.contains(found, prereleases=True):
             yield Conflict(name, str(requirement.specifier), found)
