@@ -66,7 +66,7 @@ def second_spans(process: Process) -> Finding:
 def _certain(process: Process) -> Iterator[tuple[str, str]]:
     """Yield what makes second spans as this process is set up, each with its switch."""
     for other in _INSTRUMENTORS:
-        if other.span and other.distribution in installed() and not process.is_disabled(other.entry_point):
+        if other.span and _is_loaded(process, other):
             detail = f"{other.project}'s {other.distribution} makes a second span ({other.span}) for each call"
             yield detail, f"{_DISABLE}{other.entry_point}"
     tracing = is_true("LANGSMITH_TRACING") or is_true("LANGSMITH_TRACING_V2") or is_true("LANGCHAIN_TRACING_V2")
@@ -77,10 +77,20 @@ def _certain(process: Process) -> Iterator[tuple[str, str]]:
     ):
         yield "LangSmith makes a second span for each call", "export LANGSMITH_TRACING_MODE=langsmith"
     if process.vendor_launcher == "ddtrace-run" or "ddtrace.auto" in sys.modules:
-        for integration in ("LANGCHAIN", "OPENAI"):
-            name = f"DD_TRACE_{integration}_ENABLED"
+        for integration in ("LangChain", "OpenAI"):
+            name = f"DD_TRACE_{integration.upper()}_ENABLED"
             if variable(name).lower() not in ("false", "0"):
                 yield (
-                    f"Datadog's integration of {integration.title()} makes a second span for each call",
+                    f"Datadog's integration of {integration} makes a second span for each call",
                     f"export {name}=false",
                 )
+
+
+def _is_loaded(process: Process, other: Instrumentor) -> bool:
+    """Return whether an instrumentation is in place here, or would be with ``opentelemetry-instrument``."""
+    distribution = installed().get(other.distribution)
+    if distribution is None or process.is_disabled(other.entry_point):
+        return False
+    modules = {point.module for point in distribution.entry_points if point.group == "opentelemetry_instrumentor"}
+    by_launcher = process.launched or not (process.instrumented or process.vendor_launcher)
+    return by_launcher or not modules.isdisjoint(sys.modules)
