@@ -632,31 +632,22 @@ ModelForgeInstrumentor().instrument()
 # --- Second spans ---
 
 
-@pytest.mark.parametrize(
-    ("distribution", "entry_point", "project", "span"),
-    [
-        ("opentelemetry-instrumentation-langchain", "langchain", "OpenLLMetry", "ChatOpenAI.chat"),
-        ("openinference-instrumentation-langchain", "langchain", "OpenInference", "ChatOpenAI"),
-        ("openinference-instrumentation-openai", "openai", "OpenInference", "ChatCompletion"),
-    ],
-)
-def test_an_instrumentation_that_makes_second_spans_is_named(
-    doctor: Doctor, tmp_path: Path, distribution: str, entry_point: str, project: str, span: str
-) -> None:
-    path = with_distribution(
-        tmp_path,
-        distribution,
-        "9.9",
-        entry_points=f"[opentelemetry_instrumentor]\n{entry_point} = not_there:Instrumentor",
-    )
-    answer = doctor(PYTHONPATH=path)
-    check = answer.checks["second_spans"]
+def test_instrumentations_that_make_second_spans_are_named(doctor: Doctor, tmp_path: Path) -> None:
+    others = [
+        ("OpenLLMetry", "opentelemetry-instrumentation-langchain", "langchain", "ChatOpenAI.chat"),
+        ("OpenInference", "openinference-instrumentation-langchain", "langchain", "ChatOpenAI"),
+        ("OpenInference", "openinference-instrumentation-openai", "openai", "ChatCompletion"),
+    ]
+    for _, distribution, name, _ in others:
+        points = f"[opentelemetry_instrumentor]\n{name} = not_there:Instrumentor"
+        path = with_distribution(tmp_path, distribution, "9.9", entry_points=points)
+    check = doctor(PYTHONPATH=path).checks["second_spans"]
     assert check["state"] == "warning"
-    assert f"{project}'s {distribution} makes a second span ({span}) for each call" in check["detail"]
-    assert entry_point in check["remedy"].removeprefix("export OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=").split(",")
-    names = check["remedy"].removeprefix("export OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=")
-    after = doctor(PYTHONPATH=path, OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=names)
-    assert after.checks["second_spans"]["state"] == "ok"
+    for project, distribution, _, span in others:
+        assert f"{project}'s {distribution} makes a second span ({span}) for each call" in check["detail"]
+    variable, _, names = check["remedy"].removeprefix("export ").partition("=")
+    assert (variable, names) == ("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "langchain,openai")
+    assert doctor(PYTHONPATH=path, **{variable: names}).checks["second_spans"]["state"] == "ok"
 
 
 def test_langsmith_with_spans_of_its_own_is_named(doctor: Doctor) -> None:
@@ -665,15 +656,21 @@ def test_langsmith_with_spans_of_its_own_is_named(doctor: Doctor) -> None:
     assert "export LANGSMITH_TRACING_MODE=langsmith" in answer.checks["second_spans"]["remedy"]
 
 
-@pytest.mark.parametrize("distribution", ["openlit", "traceloop-sdk", "logfire", "mlflow", "langfuse"])
-def test_a_call_that_would_make_second_spans_is_told(doctor: Doctor, tmp_path: Path, distribution: str) -> None:
-    answer = doctor(PYTHONPATH=with_distribution(tmp_path, distribution, "9.9"))
-    (note,) = [
-        note
-        for note in answer.checks["second_spans"]["data"]["possible"]
-        if distribution.partition("-")[0] in note.lower()
-    ]
-    assert note in answer.checks["second_spans"]["detail"]
+def test_calls_that_would_make_second_spans_are_told(doctor: Doctor, tmp_path: Path) -> None:
+    for distribution in ("openlit", "traceloop-sdk", "logfire", "mlflow", "langfuse", "arize-phoenix-otel"):
+        path = with_distribution(tmp_path, distribution, "9.9")
+    check = doctor(PYTHONPATH=path).checks["second_spans"]
+    notes = check["data"]["possible"]
+    for call in (
+        "openlit.init()",
+        "Traceloop.init()",
+        "logfire.instrument_openai()",
+        "mlflow.autolog()",
+        "Langfuse's CallbackHandler",
+        "phoenix.otel.register(auto_instrument=True)",
+    ):
+        assert [note for note in notes if note.startswith(f"with {call}: ")], call
+    assert all(note in check["detail"] for note in notes)
 
 
 # --- What it must not do ---
