@@ -18,6 +18,7 @@ import pytest
 from opentelemetry.util.re import parse_env_headers
 
 from support import DOCS, EXAMPLES
+from support.documentation import backends_hook
 from support.examples import TREE, missing, without_numbers
 from support.models import get_llm
 from support.providers import HOST, ProviderServer, Reply, unused_port
@@ -200,15 +201,7 @@ def test_the_documentation_has_the_same_settings(name: str) -> None:
 def test_the_hook_for_langfuse_gives_tokens_and_cost(
     instrument: Callable[..., Telemetry], registry: Any, provider_server: ProviderServer
 ) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "backends.md").read_text(), re.DOTALL)
-    given: list[Any] = []
-
-    class Instrumentor:
-        def instrument(self, *, response_hook: Any) -> None:
-            given.append(response_hook)
-
-    exec(code, {"ModelForgeInstrumentor": Instrumentor})
-    telemetry = instrument(response_hook=given[0])
+    telemetry = instrument(response_hook=backends_hook("for_langfuse"))
     get_llm(registry, "openai", "gpt-4o-mini").invoke("Hi")
     provider_server.reply = Reply(usage=False)
     get_llm(registry, "openai", "gpt-4o-mini").invoke("Hi")
@@ -217,6 +210,19 @@ def test_the_hook_for_langfuse_gives_tokens_and_cost(
     cost = first["gen_ai.usage.cost.amount"]
     assert json.loads(first["langfuse.observation.cost_details"]) == {"total": cost}
     assert "langfuse.observation.cost_details" not in second
+
+
+def test_the_hook_for_other_names_repeats_cost_and_cache(
+    instrument: Callable[..., Telemetry], registry: Any, provider_server: ProviderServer
+) -> None:
+    telemetry = instrument(response_hook=backends_hook("add_other_names"))
+    provider_server.reply = Reply(cost=0.25, cache_write_tokens=3)
+    get_llm(registry, "openrouter", "qwen").invoke("Hi")
+    provider_server.reply = Reply(usage=False)
+    get_llm(registry, "openrouter", "qwen").invoke("Hi")
+    first, second = (span.attributes for span in telemetry.spans() if span.name == "langchain.llm.invoke")
+    assert (first["gen_ai.usage.cost"], first["gen_ai.usage.cache_creation.input_tokens"]) == (0.25, 3)
+    assert second.keys().isdisjoint({"gen_ai.usage.cost", "gen_ai.usage.cache_creation.input_tokens"})
 
 
 def test_the_readme_names_every_backend_and_variable() -> None:
