@@ -1,4 +1,4 @@
-"""Runs the agent under OpenTelemetry and prints the traces it sent."""
+"""Runs a LangGraph agent and prints the traces of its model calls and its tools."""
 
 import os
 import sys
@@ -7,13 +7,10 @@ from pathlib import Path
 
 from backend import Backend
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, command, loopback, print_trees, run, write_config
 
+HERE = Path(__file__).parent
 MODELS = {"agent": {"api_model_name": "gpt-4o-mini"}, "packer": {"api_model_name": "gpt-4.1-nano"}}
 EXPECTED_SPANS = ("request", "async request", "modelforge.get_llm")
 # Of the user's own OpenTelemetry variables, the one that decides whose the spans of the calls are.

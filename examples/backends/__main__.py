@@ -1,4 +1,4 @@
-"""Runs the application of the quickstart with the settings of a backend; without one, it prints the trace it sent."""
+"""Runs the quickstart's application with the settings of a backend; without one, prints the trace it sent."""
 
 import argparse
 import os
@@ -8,15 +8,12 @@ from pathlib import Path
 
 from settings import BACKENDS, MissingCredentialError
 
-HERE = Path(__file__).parent
-QUICKSTART = HERE.parent / "quickstart"
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, command, listens, loopback, print_trees, run
 from _shared.server import ChatServer
 
+HERE = Path(__file__).parent
+QUICKSTART = HERE.parent / "quickstart"
 EXPECTED_SPANS = ("answer question", "modelforge.get_llm", "langchain.llm.invoke")
 
 

@@ -1,18 +1,15 @@
-"""Runs the two services under OpenTelemetry and prints whose request each of their model calls was made for."""
+"""Runs two services and prints which tenant and user each of their model calls was made for."""
 
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
 
 from _shared.collector import Collector
 from _shared.local import argument_parser, command, loopback, print_trees, run, without_parts
 from _shared.server import ChatServer
 from _shared.tree import Span, span_details
 
+HERE = Path(__file__).parent
 KEYS = ("tenant", "user.id")
 EXPECTED = [["acme", "ada"], ["acme", "ada"], ["globex", "grace"]]
 

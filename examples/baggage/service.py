@@ -2,9 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 
-from fastapi import FastAPI, Request, Response
 from modelforge import ModelForgeRegistry
 from opentelemetry import baggage, context
+
+from fastapi import FastAPI, Request, Response
 
 app = FastAPI()
 registry = ModelForgeRegistry()

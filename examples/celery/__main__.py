@@ -1,4 +1,4 @@
-"""Runs the producer and a prefork worker under OpenTelemetry and prints the trace they sent."""
+"""Runs a Celery worker and prints one trace of the request, its tasks and their model calls."""
 
 import os
 import subprocess
@@ -10,14 +10,11 @@ from pathlib import Path
 
 from kombu import Connection
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, loopback, print_trees, start
 from _shared.server import ChatServer
 
+HERE = Path(__file__).parent
 EXPECTED_SPANS = ("answer request", "run/tasks.title", "modelforge.get_llm", "langchain.llm.invoke")
 # A process for each task, so that every span depends on the flush in tasks.py. And no talk among workers: the broker in
 # SQLite can't carry it, and there is one worker.

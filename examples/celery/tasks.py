@@ -2,12 +2,13 @@
 
 import logging
 
-from celery import Celery
 from celery.signals import worker_process_shutdown
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from modelforge import ModelForgeRegistry
 from opentelemetry import metrics, trace
+
+from celery import Celery
 
 celery = Celery("tasks")
 PROMPT = ChatPromptTemplate.from_template("Give this question a title of three words: {question}")

@@ -1,19 +1,16 @@
-"""Runs the example application and prints the trace that its callbacks made."""
+"""Runs an application that traces one model by a callback, without patching, and prints its trace."""
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import check_spans, loopback, print_trees, run
 from _shared.server import ChatServer
 from _shared.tree import Span, span_details
 
+HERE = Path(__file__).parent
 EXPECTED_SPANS = ("answer questions", "langchain.llm.invoke", "langchain.llm.invoke")
 
 

@@ -1,4 +1,4 @@
-"""Runs the two example services under OpenTelemetry, sends them requests, and prints the trace that came of it."""
+"""Runs two FastAPI services and prints one trace through both, to the end of what they stream."""
 
 import http.client
 import json
@@ -12,15 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, listens, loopback, print_trees, start, without_parts
 from _shared.server import ChatServer
 from _shared.tree import Span
 
+HERE = Path(__file__).parent
 HOST = "127.0.0.1"
 START_SECONDS = 30
 EXPECTED_SPANS = 5 * ["langchain.llm.invoke"]

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, closing
 from typing import Annotated
 
-from fastapi import Depends, FastAPI
 from fastapi.responses import StreamingResponse
 from langchain_core.language_models import BaseChatModel
 from modelforge import ModelForgeRegistry
 from pydantic import BaseModel
+
+from fastapi import Depends, FastAPI
 
 # ModelForge writes its log to standard output.
 logging.getLogger("modelforge").setLevel(logging.WARNING)

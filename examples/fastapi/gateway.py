@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
+
+from fastapi import FastAPI, Request
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Runs the application under OpenTelemetry and prints the trace it sent, or sends it to Jaeger."""
+"""Runs a standalone application and prints its trace, or sends it to Jaeger."""
 
 import argparse
 import sys
@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, command, listens, loopback, print_trees, run
 from _shared.server import ChatServer
 
+HERE = Path(__file__).parent
 SERVICE = "jaeger-example"
 EXPECTED_SPANS = ("plan a day", "modelforge.get_llm", "langchain.llm.invoke")
 # Where Jaeger takes OTLP over HTTP, and where it shows its pages.

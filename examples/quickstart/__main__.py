@@ -1,4 +1,4 @@
-"""Runs the example application under OpenTelemetry and prints the trace and the metrics it sent."""
+"""Runs an application with three model calls and prints the trace and the metrics it sent."""
 
 import argparse
 import os
@@ -6,15 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, command, loopback, print_trees, run, write_config
 from _shared.server import ChatServer
 from _shared.tree import format_metrics
 
+HERE = Path(__file__).parent
 API_KEYS = ("MODELFORGE_OPENAI_API_KEY", "OPENAI_API_KEY")
 EXPECTED_SPANS = ("modelforge.get_llm", "langchain.llm.invoke")
 

@@ -1,4 +1,4 @@
-"""Runs the example application under OpenTelemetry and prints how each of its streams ended."""
+"""Runs an application with four streams and prints how each ended, and the time to its first chunk."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -7,14 +7,11 @@ from pathlib import Path
 from backend import Backend
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, command, loopback, print_trees, run
 from _shared.tree import Span, span_details
 
+HERE = Path(__file__).parent
 EXPECTED_SPANS = ("modelforge.get_llm", *4 * ["langchain.llm.invoke"])
 
 

@@ -212,7 +212,7 @@ def run(command: Sequence[str | Path], **variables: str) -> None:
 
 def run_example(backend: str, **variables: str) -> None:
     """Send to a backend as the README of `examples/backends` says."""
-    run([sys.executable, EXAMPLES / "backends", backend, "--content"], **variables)
+    run([sys.executable, EXAMPLES, "backends", backend, "--content"], **variables)
 
 
 def fetch(url: str, body: Any = None) -> Any:

@@ -27,7 +27,7 @@ QUICKSTART = EXAMPLES / "quickstart"
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, QUICKSTART, *arguments],
+        [sys.executable, EXAMPLES, "quickstart", *arguments],
         capture_output=True,
         check=False,
         encoding="utf-8",
@@ -85,7 +85,7 @@ def test_real_provider_needs_a_key() -> None:
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """Run the example with another application."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(EXAMPLES)
     names = runpy.run_path(str(QUICKSTART / "__main__.py"), run_name="quickstart")
     monkeypatch.setitem(names["main"].__globals__, "HERE", tmp_path)
 
