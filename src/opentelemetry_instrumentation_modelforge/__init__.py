@@ -1,7 +1,7 @@
 """OpenTelemetry instrumentation for `ModelForge <https://github.com/smiao-icims/model-forge>`_.
 
-Traces every ``get_llm`` and every call of a model it returns, as a child of the span that is current there, with tokens,
-cost and errors, and records the metrics of the GenAI semantic conventions.
+Traces every ``get_llm`` and every call of a model it returns, as a child of the span that is current there, with
+tokens, cost and errors, and records the metrics of the GenAI semantic conventions.
 
 Usage
 -----

@@ -1,9 +1,9 @@
 """The life of one model call: opened, a chunk, ended, failed, dropped, each once.
 
 A call ends exactly once, however many frames, callbacks and threads learn of its end: ending it removes it from
-``open_calls``, and nothing happens where it has been removed before. An interrupt (``KeyboardInterrupt``, or an exception
-that a signal handler raises) may come between any two statements. So a call is known to its frame before it starts, and
-``_close`` makes up for an end that was cut short.
+``open_calls``, and nothing happens where it has been removed before. An interrupt (``KeyboardInterrupt``, or an
+exception that a signal handler raises) may come between any two statements. So a call is known to its frame before it
+starts, and ``_close`` completes an end that was cut short.
 
 ``inference.py`` and ``enrichment.py`` have the two kinds of calls.
 """
@@ -98,7 +98,9 @@ class Call(ABC):
             # A generator or a coroutine was destroyed while it waited.
             self.drop(generations)
         else:
-            self._close(Ending("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error))
+            self._close(
+                Ending("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error)
+            )
 
     def drop(self, generations: Sequence[object] = ()) -> None:
         """Have the call ended soon, as a stream that was dropped now.
@@ -132,7 +134,7 @@ class Call(ABC):
     @abstractmethod
     def _finish(self, ending: Ending) -> None: ...
 
-    def _abort(self) -> None:
+    def _abort(self) -> None:  # noqa: B027 - a call without a span has nothing to release.
         """Release what an interrupted ``_finish`` has left open."""
 
 

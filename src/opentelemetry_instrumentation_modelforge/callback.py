@@ -43,7 +43,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         llm = registry.get_llm("openai", "gpt-4o-mini", callbacks=[OpenTelemetryCallback("openai", "gpt-4o-mini")])
 
     One instance serves any number of calls at once. It may be given twice, or to a model that has one already: a call
-    still has one span. A copy of a model shares it. A pickle holds the model's names only, and finds its providers anew.
+    still has one span. A copy of a model shares it. A pickle holds its names, and finds its providers anew.
     Without patches, LangChain does not tell a callback of an ``ainvoke`` that is cancelled: that call stays open until
     the process ends.
 
@@ -316,5 +316,4 @@ def _dropped_stream(run_id: UUID) -> Call | None:
 
 def _generations(response: object) -> list[Sequence[object]]:
     """Return the generations of each prompt of an ``LLMResult``; none where it is something else."""
-    found = items(getattr(response, "generations", None))
-    return [items(generations) for generations in found if isinstance(generations, list)]
+    return [items(generations) for generations in items(getattr(response, "generations", None))]

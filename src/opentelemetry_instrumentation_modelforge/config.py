@@ -39,7 +39,7 @@ _PREFIX: Final = "OTEL_PYTHON_MODELFORGE_"
 _SECTION: Final = '{"settings": {"opentelemetry": {...}}}'
 
 # Variables of other packages, by the option that people expect here.
-_SHARED_VARIABLES: Final = dict.fromkeys(
+_SHARED_VARIABLES: Final[Mapping[str, str]] = dict.fromkeys(
     ("capture_content", "capture_message_content", "capture_messages", "trace_content", "content"),
     "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
 )

@@ -13,7 +13,7 @@ from threading import Thread
 
 _logger = getLogger(__name__)
 
-_ends: SimpleQueue[Callable[[], None]] = SimpleQueue()
+_ends = SimpleQueue[Callable[[], None]]()
 _running = False
 
 
@@ -45,7 +45,8 @@ def _end_each() -> None:
 
 def _forget() -> None:
     global _ends, _running  # noqa: PLW0603
-    _ends, _running = SimpleQueue(), False
+    _ends = SimpleQueue[Callable[[], None]]()
+    _running = False
 
 
 if hasattr(os, "register_at_fork"):

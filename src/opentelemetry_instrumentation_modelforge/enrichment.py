@@ -68,9 +68,7 @@ class Enrichment(Call):
         if data is not None:
             publish(data, response)
             data.attributes.update(self._model.modelforge_attributes)
-            data.attributes.update(
-                baggage_attributes(self._model.telemetry.configuration.baggage_keys, self._caller)
-            )
+            data.attributes.update(baggage_attributes(self._model.telemetry.configuration.baggage_keys, self._caller))
             if cost is not None:
                 data.attributes.update(cost_attributes(cost, response))
             if response.cached:

@@ -8,22 +8,20 @@ without values. Exceptions are told apart by the names of their classes, so that
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from errno import errorcode
 from functools import partial
 from http import HTTPStatus
 from traceback import StackSummary
 from types import FrameType, TracebackType
-from typing import Final, TypeVar
+from typing import Final
 
 from opentelemetry.semconv.attributes import exception_attributes
 
-from .interrupts import is_from_signal_handler
+from .interrupts import safely
 from .redaction import looks_like_credential, without_credentials
 from .values import encodable, items, mapping, text
-
-_T = TypeVar("_T")
 
 _LONGEST_TEXT: Final = 4096
 """Bytes of an exception's own text, with its causes' texts."""
@@ -67,8 +65,7 @@ class ErrorDescription:
     type: str
     """The fully qualified name of the class: ``error.type``."""
     message: str
-    """The type and the facts in one line, such as ``openai.RateLimitError: 429 rate_limit_exceeded``: the description
-    of the span's status."""
+    """The type and the facts in one line: ``openai.RateLimitError: 429 rate_limit_exceeded``."""
     stacktrace: str
     """The exception with its causes, each with its frames."""
 
@@ -106,7 +103,18 @@ def describe_error(
     :param handled: the exception that the application was handling when the call began. Where it appears among the
         causes and contexts, it and those behind it are left out.
     """
-    writer = _Writer(tuple(secrets), full, handled)
+    return _describe(error, _Writer(tuple(secrets), full, handled))
+
+
+def fault_text(error: BaseException) -> str:
+    """Return the stack, the types and the facts of ``error`` for a log line: no text of its own, and no values.
+
+    Contexts are left out: for a hook that fails after a call has, the context is the application's exception.
+    """
+    return _describe(error, _Writer((), full=False, contexts=False)).stacktrace
+
+
+def _describe(error: BaseException, writer: "_Writer") -> ErrorDescription:
     chain = writer.chain(error)
     # The texts share a limit, and the error's own text comes first.
     summaries = [writer.summary(member) for member, _ in chain]
@@ -122,21 +130,6 @@ def describe_error(
     return ErrorDescription(kind, message, stacktrace)
 
 
-def fault_text(error: BaseException) -> str:
-    """Return the stack, the types and the facts of ``error`` for a log line: no text of its own, and no values."""
-    return describe_error(error).stacktrace
-
-
-def _safely(produce: Callable[[], _T], default: _T) -> _T:
-    """Return what ``produce`` does, or ``default`` if it raises: an exception's attributes can run any code."""
-    try:
-        return produce()
-    except Exception as error:
-        if is_from_signal_handler(error.__traceback__):
-            raise
-        return default
-
-
 # --- Facts ---
 
 
@@ -145,9 +138,8 @@ class _Facts:
     """What is told of one exception beside its type and its stack."""
 
     brief: str = ""
-    """For the status of the span."""
     details: str = ""
-    """For the stack trace only: a status with a request's id is a status of its own for every call."""
+    """For the stack trace only: with a request's id, no two calls would have the same status."""
     text: str = ""
     """The exception's own text, if it is asked for."""
 
@@ -165,11 +157,14 @@ _NO_FACTS: Final = _Facts()
 class _Writer:
     """Writes one description: knows what to keep out and what is left of each limit."""
 
-    __slots__ = ("_exceptions_left", "_full", "_left", "_seen", "secrets")
+    __slots__ = ("_contexts", "_exceptions_left", "_full", "_left", "_seen", "secrets")
 
-    def __init__(self, secrets: tuple[str, ...], full: bool, handled: BaseException | None) -> None:
+    def __init__(
+        self, secrets: tuple[str, ...], full: bool, handled: BaseException | None = None, *, contexts: bool = True
+    ) -> None:
         self.secrets = secrets
         self._full = full
+        self._contexts = contexts
         self._left = _LONGEST_TEXT
         self._seen: set[int] = set() if handled is None else {id(handled)}
         self._exceptions_left = _MOST_EXCEPTIONS
@@ -184,16 +179,16 @@ class _Writer:
             if id(link[0]) in self._seen:
                 break
             self._seen.add(id(link[0]))
-            link = _safely(partial(_origin, link[0]), None)
+            link = safely(partial(_origin, link[0], contexts=self._contexts), None)
             if link is not None and id(link[0]) in self._seen:
                 break
         return chain
 
     def summary(self, error: BaseException) -> _Facts:
-        facts = _safely(partial(_facts, error, self.secrets), _NO_FACTS)
+        facts = safely(partial(_facts, error, self.secrets), _NO_FACTS)
         if not self._full or self._left <= 0:
             return facts
-        said = _safely(partial(str, error), "<exception str() failed>")
+        said = safely(partial(str, error), "<exception str() failed>")
         said = without_credentials(said, self.secrets, self._left)
         said = said.encode()[: self._left].decode(errors="ignore")
         self._left -= len(said.encode())
@@ -202,7 +197,7 @@ class _Writer:
     def stack_lines(self, chain: Sequence[tuple[BaseException, str]], summaries: Sequence[_Facts]) -> Iterator[str]:
         """Yield the lines of a stack trace in Python's format, the first cause first."""
         for (error, link), facts in zip(reversed(chain), reversed(summaries), strict=True):
-            yield from _frame_lines(_safely(lambda error=error: error.__traceback__, None))
+            yield from _frame_lines(safely(lambda error=error: error.__traceback__, None))
             yield facts.line(error_type(error), detailed=True)
             yield from self._group_lines(error)
             if link:
@@ -210,7 +205,7 @@ class _Writer:
 
     def _group_lines(self, error: BaseException) -> Iterator[str]:
         grouped = issubclass(type(error), BaseExceptionGroup)
-        members = items(_safely(lambda: getattr(error, "exceptions", ()), ())) if grouped else ()
+        members = safely(lambda: items(getattr(error, "exceptions", ())), ()) if grouped else ()
         for index, member in enumerate(members):
             if not issubclass(type(member), BaseException) or id(member) in self._seen:
                 continue
@@ -223,11 +218,11 @@ class _Writer:
                 yield f"  | {line}"
 
 
-def _origin(error: BaseException) -> tuple[BaseException, str] | None:
+def _origin(error: BaseException, *, contexts: bool) -> tuple[BaseException, str] | None:
     if issubclass(type(cause := error.__cause__), BaseException):
         return cause, _CAUSE  # pyright: ignore[reportReturnType]
     context = error.__context__
-    if error.__suppress_context__ or not issubclass(type(context), BaseException):
+    if not contexts or error.__suppress_context__ or not issubclass(type(context), BaseException):
         return None
     return context, _CONTEXT  # pyright: ignore[reportReturnType]
 
@@ -287,7 +282,7 @@ def _api_facts(error: BaseException, modules: set[str], names: set[str], secrets
     elif type(error) is ValueError:
         # Integrations raise ValueError(response["error"]).
         fields = _provider_fields(error.args[0] if error.args else None)
-        status = _http_status(fields.get("code"))
+        status = None
     else:
         status = next(filter(None, map(_http_status, _statuses(error, names, modules))), None)
         if status is None and not names & {"APIError", "OpenAIError"}:
@@ -295,6 +290,7 @@ def _api_facts(error: BaseException, modules: set[str], names: set[str], secrets
         body = _provider_fields(getattr(error, "body", None))
         own = {name: getattr(error, name, None) for name in ("code", "type", "param", "status")}
         fields = {name: own[name] or body.get(name) for name in own}
+    status = status or _http_status(fields.get("code"))
     labels = [_label(value, secrets) for value in (label, *map(fields.get, ("code", "status", "type")))]
     known = list(dict.fromkeys(found for found in labels if found is not None and found != str(status)))
     param = _matching(_PARAMETER, fields.get("param"), secrets)
@@ -357,9 +353,7 @@ def _matching(pattern: re.Pattern[str], value: object, secrets: tuple[str, ...],
 
 def _names_of(kind: type) -> tuple[str, str]:
     """Return a class's module and qualified name; a metaclass can make them anything."""
-    module: object = _safely(lambda: kind.__module__, None)
-    name: object = _safely(lambda: kind.__qualname__, None)
-    return text(module) or "", text(name) or ""
+    return safely(lambda: text(kind.__module__), None) or "", safely(lambda: text(kind.__qualname__), None) or ""
 
 
 # --- The stack ---
@@ -367,7 +361,7 @@ def _names_of(kind: type) -> tuple[str, str]:
 
 def _frame_lines(traceback: object) -> Iterator[str]:
     """Yield the frames of ``traceback`` in Python's format, the middle ones left out if there are many."""
-    if not isinstance(traceback, TracebackType):
+    if type(traceback) is not TracebackType:
         return
     first: list[tuple[FrameType, int]] = []
     last: deque[tuple[FrameType, int]] = deque(maxlen=_MOST_FRAMES // 2)
@@ -389,13 +383,14 @@ def _frame_lines(traceback: object) -> Iterator[str]:
 
 
 def _written(frames: Sequence[tuple[FrameType, int]]) -> Iterator[str]:
+    def extract(*, lines: bool) -> StackSummary:
+        return StackSummary.extract(iter(frames), limit=_MOST_FRAMES, lookup_lines=lines)
+
     # The loader of a module may raise when it is asked for the source.
-    summary = _safely(lambda: StackSummary.extract(iter(frames), limit=_MOST_FRAMES), None) or StackSummary.extract(
-        iter(frames), limit=_MOST_FRAMES, lookup_lines=False
-    )
+    summary = safely(partial(extract, lines=True), None) or extract(lines=False)
     for entry in summary:
         known = _FILE_NAME.fullmatch(entry.filename)
         function = entry.name if _FUNCTION_NAME.fullmatch(entry.name) else "<function>"
         yield f'  File "{encodable(entry.filename) if known else "<generated>"}", line {entry.lineno}, in {function}'
-        if line := (_safely(lambda entry=entry: entry.line, None) or "").strip():
+        if line := (safely(lambda entry=entry: entry.line, None) or "").strip():
             yield f"    {encodable(line)}" if len(line) <= _LONGEST_LINE else "    ..."

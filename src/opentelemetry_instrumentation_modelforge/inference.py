@@ -156,9 +156,7 @@ class Inference(Call):
         if not self._streaming:
             self._open_stream()
         if telemetry.configuration.chunk_metrics:
-            self._gaps = telemetry.time_per_output_chunk.series(
-                self._metric_attributes, self.span.get_span_context()
-            )
+            self._gaps = telemetry.time_per_output_chunk.series(self._metric_attributes, self.span.get_span_context())
         if telemetry.configuration.chunk_events == "first":
             self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: 0})
 
@@ -259,7 +257,9 @@ class Inference(Call):
         if recording:
             with _ERROR_GUARD:
                 if ending.error is not None:
-                    record_error(self.span, ending.error, self._model.telemetry, self._model.identity.secrets, self._handled)
+                    record_error(
+                        self.span, ending.error, self._model.telemetry, self._model.identity.secrets, self._handled
+                    )
                 elif (error := ending.error_type(response)) is not None:
                     self.span.set_status(StatusCode.ERROR, error)
 

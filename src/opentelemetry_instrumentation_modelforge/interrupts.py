@@ -1,9 +1,22 @@
 """Exceptions that interrupt the telemetry code and are meant for the application."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from signal import getsignal, valid_signals
 from types import CodeType, TracebackType
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+def safely(produce: Callable[[], _T], default: _T) -> _T:
+    """Return what ``produce`` returns, or ``default`` if it raises an exception that is no interrupt."""
+    try:
+        return produce()
+    except Exception as error:
+        if is_from_signal_handler(error.__traceback__):
+            raise
+        return default
 
 
 def is_from_signal_handler(traceback: TracebackType | None) -> bool:

@@ -1,12 +1,12 @@
 """Instruments whose measurements wait for a collection, so that no call waits for aggregation.
 
-The SDK takes several times as long to aggregate one measurement as everything else that a chunk of a stream costs. A call
-has four measurements and a stream one more for each chunk. The SDK's readers collect in a thread of their own, or at a
-scrape, and ask asynchronous instruments for their values before they look at the others. That is when this module
+The SDK takes several times as long to aggregate one measurement as everything else that a chunk of a stream costs. A
+call has four measurements and a stream one more for each chunk. The SDK's readers collect in a thread of their own, or
+at a scrape, and ask asynchronous instruments for their values before they look at the others. That is when this module
 records the measurements that wait.
 
-What waits in a process is bounded to about 1 MiB, of which one open stream holds at most 64 KiB. When the queue is full,
-the caller records the oldest measurement in place.
+At most 1 MiB waits in a process, of which one open stream holds at most 64 KiB. When the queue is full, the caller
+records the oldest measurement in place.
 """
 
 import os

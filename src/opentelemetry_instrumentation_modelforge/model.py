@@ -110,9 +110,7 @@ class ModelIdentity:
         secrets = worth_hiding((*secret_values(kind.client_credentials(fields)), *self.secrets))
         base_url = kind.client_url(fields) or self.base_url
         server_address, server_port = server_of(base_url, secrets) or (self.server_address, self.server_port)
-        return replace(
-            self, server_address=server_address, server_port=server_port, base_url=base_url, secrets=secrets
-        )
+        return replace(self, server_address=server_address, server_port=server_port, base_url=base_url, secrets=secrets)
 
     def attributes(self) -> dict[str, AttributeValue]:
         """Return the attributes of the ``get_llm`` span.

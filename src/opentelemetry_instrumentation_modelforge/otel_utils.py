@@ -78,8 +78,6 @@ class Guard:
             return False
         level = DEBUG if self._reported else WARNING
         self._reported = True
-        # What the application was handling at the time is no part of the fault.
-        exc.__context__ = None
         try:
             if _logger.isEnabledFor(level):
                 _logger.log(level, _FAULT, self._site, fault_text(exc))

@@ -39,11 +39,11 @@ _NEW: Final = r"(?!\[REDACTED\])"
 _AFTER_ESCAPE: Final = r"(?<=\\[nrt]) | (?<=\\u[0-9A-Fa-f]{4}) | (?<=\\x[0-9A-Fa-f]{2}) | (?<=%[0-9A-Fa-f]{2})"
 _WORD_START: Final = rf"(?: (?<![A-Za-z0-9_]) | {_AFTER_ESCAPE} )"
 
-# A PEM block, also with its line breaks escaped or its end missing.
+# A PEM block, also with its line breaks escaped; without its end, as far as its lines are long enough.
 _PEM: Final = _verbose(
     r"""-----BEGIN[ ][A-Z0-9 ]{1,40}-----
-        (?: [A-Za-z0-9+/=\s:,.\\]++ | -(?!----) )*+
-        (?: -----END[ ][A-Z0-9 ]{1,40}----- )?+"""
+        (?: (?: [A-Za-z0-9+/=\s:,.\\]++ | -(?!----) )*+ -----END[ ][A-Z0-9 ]{1,40}-----
+          | (?: (?: \s | \\[nr] )*+ [A-Za-z0-9+/=]{16,}+ )*+ )"""
 )
 _PREFIX: Final = _any_case(
     "sk", "pk", "rk", "xai", "gsk", "hf", "tgp", "r8", "fw", "csk", "pplx", "nvapi", "tvly", "npm", "pypi"
@@ -114,7 +114,7 @@ _SCHEMES: Final = _any_case(
 # What follows a weak name is a credential only if it looks random. Words and numbers, joined by - or _, do not.
 _UNLIKE_WORDS: Final = r"(?! (?:[A-Za-z]++|[0-9]++) (?: [_-]++ (?:[A-Za-z]++|[0-9]++) )*+ (?![\w+~=-]) )"
 _RANDOM_16: Final = rf"(?= [\w+~=-]{{16}} ) (?= [\w+~=-]{{0,64}}? [0-9] ) {_UNLIKE_WORDS}"
-_RANDOM_8: Final = rf"(?= [\w.+/~-]{{8}} ) (?: (?= [\w.+/~-]{{0,64}}? [0-9] ) {_UNLIKE_WORDS} | (?= [\w.+/~-]{{20}} ) )"
+_RANDOM_6: Final = rf"(?= [\w.+/~-]{{6}} ) (?: (?= [\w.+/~-]{{0,64}}? [0-9] ) {_UNLIKE_WORDS} | (?= [\w.+/~-]{{20}} ) )"
 _VALUE: Final = rf"""
     (?:{_any_case("secretstr")}\()?+ (?: [bB](?=\\{{0,8}}+["']) )?+
     (?P<quoted> (?P<escaped> \\{{1,8}}+["'] ) | (?P<double>") | (?P<single>')
@@ -124,8 +124,8 @@ _VALUE: Final = rf"""
     {_NEW} (?! (?:None|null|true|false|True|False)\b )
     (?(qualified) | (?(authorization) | (?(strong) |
         (?(cookie) (?(quoted) | (?=[^\s=;,"']{{1,64}}=) ) |
-        (?(secret) (?(quoted) | (?: (?<==) | {_RANDOM_8} ) ) |
-        (?(token) (?:{_RANDOM_8}) | (?:{_RANDOM_16}) ) ) ) ) ) )
+        (?(secret) (?(quoted) | (?: (?<==) | {_RANDOM_6} ) ) |
+        (?(token) (?:{_RANDOM_6}) | (?:{_RANDOM_16}) ) ) ) ) ) )
     (?(double) (?: [^"\\\r\n]++ | \\. )++ |
     (?(single) (?: [^'\\\r\n]++ | \\. )++ |
     (?(escaped) (?: [^"'\\\r\n]++ | \\++(?!["']) )++ |
@@ -296,8 +296,11 @@ def host_name(text: str, secrets: Iterable[str] = ()) -> str | None:
         return ip_address(name.removeprefix("[").removesuffix("]")).compressed
     except ValueError:
         pass
-    # No top-level domain is a number, and a number is no host.
-    if not _HOST.fullmatch(name) or name.rpartition(".")[2].isdecimal() or looks_like_credential(name):
+    labels = name.split(".")
+    # No top-level domain is a number. Short labels such as "sk-gateway1" are names where there is a domain.
+    if not _HOST.fullmatch(name) or labels[-1].isdecimal():
+        return None
+    if any(looks_like_credential(label) for label in labels if len(labels) == 1 or len(label) >= 20):
         return None
     folded = name.casefold()
     if any(folded in secret.casefold() or (len(secret) >= 8 and secret.casefold() in folded) for secret in secrets):

@@ -64,9 +64,7 @@ class _GetLLM:
                 attributes[attribute] = value
         attributes.update(baggage_attributes(configuration.baggage_keys))
         with _START_GUARD:
-            self._span = self._telemetry.tracer.start_span(
-                SPAN_GET_LLM, kind=SpanKind.INTERNAL, attributes=attributes
-            )
+            self._span = self._telemetry.tracer.start_span(SPAN_GET_LLM, kind=SpanKind.INTERNAL, attributes=attributes)
         self._token = attach(Context({**set_span_in_context(self._span), _GET_LLM_KEY: self}))
 
     def resolve(self, llm: object) -> None:
@@ -113,7 +111,7 @@ def _running_get_llm() -> _GetLLM | None:
 
 
 def init(wrapped: Callable[..., None], instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Wrap ``ModelForgeRegistry.__init__``, to learn early whether OpenTelemetry records: its first ``get_llm`` is timed."""
+    """Wrap ``ModelForgeRegistry.__init__``, to learn whether OpenTelemetry records before ``get_llm`` is timed."""
     wrapped(*args, **kwargs)
     with _PREPARE_GUARD:
         if (telemetry := active_telemetry()) is not None:

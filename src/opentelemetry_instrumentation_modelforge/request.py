@@ -6,7 +6,6 @@ from typing import Final, NamedTuple, cast
 from uuid import UUID
 
 from langchain_core.messages import BaseMessage
-
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.util.types import AttributeValue
 

@@ -1,14 +1,14 @@
 """The streams of a model: proxies of LangChain's generators that make the call's span current during each step.
 
-A generator around the generator would be a second one for the garbage collector and the event loop to close, each in its
-own way and time.
+A generator around the generator would be a second one for the garbage collector and the event loop to close, each in
+its own way and time.
 
 A stream's first step, in order:
 
-1. ``Stream.__next__`` (or ``AsyncStream.__anext__``) attaches a context with its ``StreamFrame``.
+1. ``Stream.__next__`` (or ``AsyncStream.__anext__``) attaches a context with its ``_StreamFrame``.
 2. LangChain's generator runs until it tells the callbacks that the run starts, inline in this very step.
 3. ``OpenTelemetryCallback`` starts a call and hands it to the current frame.
-4. ``StreamFrame.enter`` attaches the call's context. From here on the provider works under the call's span.
+4. ``_StreamFrame.enter`` attaches the call's context. From here on the provider works under the call's span.
 5. The first chunk comes, and the step ends: it restores the context that was current before.
 6. Each later step attaches the call's context by itself. Between two steps the consumer's own context is current.
 """
@@ -30,7 +30,7 @@ from .execution import Frame, restore
 P = ParamSpec("P")
 
 
-class StreamFrame(Frame):
+class _StreamFrame(Frame):
     """A running ``stream`` or ``astream``: the one call it starts.
 
     It is apart from the generator, because a context that is copied during a step keeps the frame.
@@ -99,7 +99,7 @@ class _Step:
 
     __slots__ = ("_first", "_frame", "_generator", "_token")
 
-    def __init__(self, frame: StreamFrame, generator: Any) -> None:
+    def __init__(self, frame: _StreamFrame, generator: Any) -> None:
         self._frame = frame
         self._generator = generator
         self._first = frame.call is None
@@ -131,7 +131,7 @@ class _StreamProxy:
 
     def __init__(self, generator: Any, model: object) -> None:
         self._generator = generator
-        self._frame = StreamFrame(model)
+        self._frame = _StreamFrame(model)
         start_thread()
 
     @property

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+import wrapt
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracerProvider
 
-from opentelemetry_instrumentation_modelforge import is_otel_available
+from opentelemetry_instrumentation_modelforge import is_otel_available, otel_utils
 from opentelemetry_instrumentation_modelforge.otel_utils import Guard, get_tracer
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -120,8 +124,11 @@ def test_the_global_tracer_records_once_the_global_provider_is_set(python: Pytho
 # --- Guard ---
 
 
+PROMPT = "the purple heron"
+
+
 def fault() -> None:
-    raise LookupError("a fault")
+    raise LookupError(PROMPT)
 
 
 def test_a_fault_is_logged_as_a_warning_once_and_then_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
@@ -132,10 +139,146 @@ def test_a_fault_is_logged_as_a_warning_once_and_then_for_debugging(caplog: pyte
             fault()
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
     for record in caplog.records:
-        assert record.getMessage() == "Telemetry fault while testing; the application is not affected"
-        assert record.exc_text is not None
-        assert "in fault" in record.exc_text
-        assert record.exc_text.endswith("LookupError: a fault")
+        first, *stack = record.getMessage().splitlines()
+        assert first == "Telemetry fault while testing; the application is not affected"
+        assert stack[0] == "Traceback (most recent call last):"
+        assert stack[-3].endswith(", in fault")
+        assert stack[-2:] == ["    raise LookupError(PROMPT)", "LookupError"]
+
+
+def test_what_a_fault_quotes_is_not_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def hook() -> None:
+        try:
+            fault()
+        except LookupError as error:
+            error.add_note(PROMPT)
+            raise KeyError(PROMPT) from error
+
+    try:
+        int(PROMPT)
+    except ValueError:
+        with Guard("testing"):
+            hook()
+    (record,) = caplog.records
+    assert PROMPT not in logging.Formatter().format(record)
+    assert record.exc_info is None
+    kinds = [line for line in record.getMessage().splitlines() if line.endswith("Error")]
+    assert kinds == ["LookupError", "KeyError"]
+
+
+def test_a_fault_that_nobody_logs_is_not_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    described: list[BaseException] = []
+    monkeypatch.setattr(otel_utils, "fault_text", described.append)
+    monkeypatch.setattr(logging.getLogger("opentelemetry_instrumentation_modelforge.otel_utils"), "disabled", True)
+    with Guard("testing"):
+        fault()
+    assert described == []
+
+
+class TimeLimit(Exception):
+    """Raised by a signal handler, like Celery's SoftTimeLimitExceeded."""
+
+
+def function_handler(number: int, frame: object) -> None:
+    raise TimeLimit
+
+
+class HandlerWithMethod:
+    def handle(self, number: int, frame: object) -> None:
+        raise TimeLimit
+
+    @classmethod
+    def handle_for_class(cls, number: int, frame: object) -> None:
+        raise TimeLimit
+
+    @staticmethod
+    def handle_alone(number: int, frame: object) -> None:
+        raise TimeLimit
+
+
+class CallableHandler:
+    def __call__(self, number: int, frame: object) -> None:
+        raise TimeLimit
+
+
+class ReluctantHandler(CallableHandler):
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError(name)
+
+
+class HandlerThatIsAPartial:
+    __call__ = functools.partial(function_handler)
+
+
+@wrapt.decorator
+def passing_on(wrapped: Callable[..., None], instance: object, args: tuple[object, ...], kwargs: object) -> None:
+    return wrapped(*args)
+
+
+@functools.wraps(function_handler)
+def wrapper(number: int, frame: object) -> None:
+    raise TimeLimit
+
+
+HANDLERS: dict[str, Callable[[int, object], object]] = {
+    "function": function_handler,
+    "lambda": lambda number, frame: fault_of_the_application(),
+    "bound method": HandlerWithMethod().handle,
+    "class method": HandlerWithMethod.handle_for_class,
+    "static method": HandlerWithMethod.handle_alone,
+    "partial": functools.partial(function_handler),
+    "partial of a partial's method": functools.partial(functools.partial(HandlerWithMethod().handle)),
+    "object": CallableHandler(),
+    "object whose attributes raise": ReluctantHandler(),
+    "partial of an object": functools.partial(CallableHandler()),
+    "object whose call is a partial": HandlerThatIsAPartial(),
+    "wrapper": wrapper,
+    "wrapt's decorator": passing_on(function_handler),
+    "cached function": functools.lru_cache(function_handler),
+}
+
+
+def fault_of_the_application() -> None:
+    raise TimeLimit
+
+
+@pytest.fixture
+def handle() -> Iterator[Callable[[Any], None]]:
+    before = signal.getsignal(signal.SIGUSR1)
+    yield lambda handler: signal.signal(signal.SIGUSR1, handler)
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("kind", HANDLERS)
+def test_what_a_signal_handler_raises_passes(
+    kind: str, handle: Callable[[Any], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    handle(HANDLERS[kind])
+    with pytest.raises(TimeLimit), Guard("testing"):
+        signal.raise_signal(signal.SIGUSR1)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("kind", HANDLERS)
+def test_a_fault_is_kept_away_whatever_handles_signals(kind: str, handle: Callable[[Any], None]) -> None:
+    handle(HANDLERS[kind])
+    with Guard("testing"):
+        fault()
+
+
+def test_what_a_signal_handler_raises_while_a_fault_is_logged_passes(handle: Callable[[Any], None]) -> None:
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            signal.raise_signal(signal.SIGUSR1)
+
+    handle(function_handler)
+    logger, slow = logging.getLogger("opentelemetry_instrumentation_modelforge"), Slow()
+    logger.addHandler(slow)
+    try:
+        with pytest.raises(TimeLimit), Guard("testing"):
+            fault()
+    finally:
+        logger.removeHandler(slow)
 
 
 def test_each_site_warns_for_itself(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from time import process_time
+from urllib.parse import quote, quote_plus
+
 import pytest
-from hypothesis import given
+from conftest import COPILOT_TOKEN, GOOGLE_KEY, OPENAI_KEY, OPENROUTER_KEY
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from opentelemetry_instrumentation_modelforge.redaction import secret_values, without_credentials
-from support.models import COPILOT_TOKEN, GOOGLE_KEY, OPENAI_KEY, OPENROUTER_KEY
+from opentelemetry_instrumentation_modelforge.redaction import (
+    host_name,
+    looks_like_credential,
+    secret_values,
+    server_of,
+    without_credentials,
+)
 
 CREDENTIALS = {
     # The vendors' keys.
@@ -25,7 +35,7 @@ CREDENTIALS = {
     # Headers.
     "Authorization: Bearer abc.def-123": "Authorization: Bearer [REDACTED]",
     "{'authorization': 'Bearer abc/d+e='}": "{'authorization': 'Bearer [REDACTED]'}",
-    "bearer  abc": "bearer  [REDACTED]",
+    "bearer  abc123": "bearer  [REDACTED]",
     "Authorization: Basic dXNlcjpwYXNz": "Authorization: Basic [REDACTED]",
     "Bearer tid=abc;exp=1700000000;8kp=1:0123abcd": "Bearer [REDACTED]",
     "x-api-key: abc": "x-api-key: [REDACTED]",
@@ -42,6 +52,62 @@ CREDENTIALS = {
     "https://host/v1?key=abc&alt=sse": "https://host/v1?key=[REDACTED]&alt=sse",
     "https://host/v1?alt=sse&api-key=abc": "https://host/v1?alt=sse&api-key=[REDACTED]",
     "https://host/v1?access_token=abc": "https://host/v1?access_token=[REDACTED]",
+    r"https:\/\/user:secret@host\/v1": r"https:\/\/[REDACTED]@host\/v1",
+    "https://user:pa/ss@host/v1": "https://[REDACTED]@host/v1",
+    "https://user:pa?s#s@host/v1": "https://[REDACTED]@host/v1",
+    "https://a:b@c,https://d:e@f": "https://[REDACTED]@c,https://[REDACTED]@f",
+    "https://host/v1?alt=sse&amp;key=abc&amp;x=1": "https://host/v1?alt=sse&amp;key=[REDACTED]&amp;x=1",
+    r"https://host/v1?alt=sse\u0026key=abc\u0026x=1": r"https://host/v1?alt=sse\u0026key=[REDACTED]\u0026x=1",
+    "u=https%3A%2F%2Fhost%3Falt%3Dsse%26key%3Dabc": "u=https%3A%2F%2Fhost%3Falt%3Dsse%26key%3D[REDACTED]",
+    "https://host/f?X-Amz-Signature=abc&sig=def": "https://host/f?X-Amz-Signature=[REDACTED]&sig=[REDACTED]",
+    # Assignments.
+    "OPENAI_API_KEY=hunter2": "OPENAI_API_KEY=[REDACTED]",
+    "OPENAI_KEY=hunter2": "OPENAI_KEY=[REDACTED]",
+    "export HF_TOKEN='hunter 2'": "export HF_TOKEN='[REDACTED]'",
+    "os.environ['OPENAI_API_KEY'] = 'hunter2'": "os.environ['OPENAI_API_KEY'] = '[REDACTED]'",
+    "os.getenv('OPENAI_API_KEY', 'hunter2')": "os.getenv('OPENAI_API_KEY', '[REDACTED]')",
+    "secret=abc": "secret=[REDACTED]",
+    "password: hunter2": "password: [REDACTED]",
+    "Server=db;Uid=me;Pwd=hunter2;Port=1": "Server=db;Uid=me;Pwd=[REDACTED];Port=1",
+    "AccountKey=abc==;EndpointSuffix=x": "AccountKey=[REDACTED];EndpointSuffix=x",
+    "api_key=SecretStr('abc'), n=1": "api_key=SecretStr('[REDACTED]'), n=1",
+    # JSON and repr.
+    '{"password": "my pass phrase", "n": 1}': '{"password": "[REDACTED]", "n": 1}',
+    r'{"client_secret":"a\"b c","n":1}': '{"client_secret":"[REDACTED]","n":1}',
+    r"{\"api_key\": \"abc\", \"n\": 1}": r"{\"api_key\": \"[REDACTED]\", \"n\": 1}",
+    "&quot;password&quot;:&quot;abc&quot;": "&quot;password&quot;:&quot;[REDACTED]&quot;",
+    "{'refresh_token': 'abc'}": "{'refresh_token': '[REDACTED]'}",
+    '{"token": "a1b2c3d4"}': '{"token": "[REDACTED]"}',
+    '{"key": "f3a9b2c4d5e6f708"}': '{"key": "[REDACTED]"}',
+    "{'cookie': 'abc'}": "{'cookie': '[REDACTED]'}",
+    # Headers by name.
+    "Authorization: abc": "Authorization: [REDACTED]",
+    "Authorization: Custom abc rejected": "Authorization: [REDACTED] rejected",
+    "Authorization: Token abc": "Authorization: Token [REDACTED]",
+    "Proxy-Authorization: Basic abc": "Proxy-Authorization: Basic [REDACTED]",
+    "Cookie: sid=abc; lang=en\nHost: h": "Cookie: [REDACTED]\nHost: h",
+    "Set-Cookie: sid=abc; Path=/": "Set-Cookie: [REDACTED]",
+    "Ocp-Apim-Subscription-Key: abc": "Ocp-Apim-Subscription-Key: [REDACTED]",
+    "('x-api-key', 'abc')": "('x-api-key', '[REDACTED]')",
+    "[(b'authorization', b'Bearer abc'), (b'host', b'h')]": (
+        "[(b'authorization', b'Bearer [REDACTED]'), (b'host', b'h')]"
+    ),
+    '["api-key", "abc"]': '["api-key", "[REDACTED]"]',
+    "Bearer%20abc123": "Bearer%20[REDACTED]",
+    # Shapes.
+    "a eyJhbGciOiJI.eyJzdWIiOiIx.abc-_ b": "a [REDACTED] b",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIE+/\nab=\n-----END RSA PRIVATE KEY-----!": "[REDACTED]!",
+    r"'-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----\n'": r"'[REDACTED]\n'",
+    "-----BEGIN PRIVATE KEY-----\nMIIE0123456789abcdef\nMIIE0123456789abcd": "[REDACTED]",
+    "id AKIAIOSFODNN7EXAMPLE.": "id [REDACTED].",
+    "xoxb-123456-abcdef": "[REDACTED]",
+    "glpat-abcdef123456": "[REDACTED]",
+    "ya29.a0AfH6SMBx": "[REDACTED]",
+    "lsv2_pt_abcdef123456": "[REDACTED]",
+    "got tid=abc;exp=1700000000;8kp=1:0a back": "got [REDACTED] back",
+    r"\nsk-abcdef123456\n": r"\n[REDACTED]\n",
+    r"\u0022sk-abcdef123456\u0022": r"\u0022[REDACTED]\u0022",
+    "%22sk-abcdef123456%22": "%22[REDACTED]%22",
 }
 
 HARMLESS = [
@@ -50,10 +116,37 @@ HARMLESS = [
     "a task-force of risk-takers asks",
     "https://host:8080/v1?model=gpt-4o&stream=true",
     "mail me@example.com about https://example.com",
+    "https://host:8080/@vite/client and https://host/npm/@scope/package",
     "The api_key client option must be set",
     "monkey=abc",
+    "monkey=abc123def456ghi789",
     "AI for all",
     "Maximum context length is 8192 tokens",
+    "token usage: 12",
+    "max_tokens=5, 'prompt_tokens': 8",
+    "key: value pairs in prose",
+    '{"key": "a", "value": "b"}',
+    "{'key': 'customer_segment_2024', 'primary_key': 'user_id'}",
+    "sorted(words, key=len)",
+    "Unexpected token: } and Unexpected token: <EOF>",
+    '{"token": "Hello", "logprob": -0.1}',
+    "{'eos_token': '<|endoftext|>', 'next_page_token': 'abc'}",
+    '{"error": "invalid_token", "error_description": "expired"}',
+    "{'token_type': 'bearer'}",
+    "the secret: never give up",
+    "the secret is out, and the password is not",
+    "passwords: all of them, api_keys: none",
+    "basic usage of the bearer of bad news",
+    "a cookie: chocolate chip",
+    "PWD=/home/me",
+    "hf_transfer and sk-learn",
+    "Aizawa-sensei",
+    "api_key=None, token=True, 'password': null",
+    "signature: John",
+    "a private key is not public; authorization is a header",
+    "-----BEGIN of the story",
+    "tid=1",
+    "eyJ and eyJ.x",
 ]
 
 
@@ -65,6 +158,7 @@ def test_a_credential_is_replaced_and_what_is_around_it_kept(text: str) -> None:
 @pytest.mark.parametrize("text", HARMLESS)
 def test_a_text_without_credentials_is_kept(text: str) -> None:
     assert without_credentials(text) == text
+    assert not looks_like_credential(text)
 
 
 def test_every_credential_of_a_text_is_replaced() -> None:
@@ -76,6 +170,70 @@ def test_every_credential_of_a_text_is_replaced() -> None:
 def test_a_text_that_has_been_redacted_is_left_alone(text: str) -> None:
     redacted = without_credentials(text)
     assert without_credentials(redacted) == redacted
+
+
+@given(st.lists(st.sampled_from(HARMLESS[1:]), min_size=1), st.sampled_from(["\n", " ... ", " | "]))
+def test_harmless_texts_are_harmless_together(texts: list[str], separator: str) -> None:
+    assert without_credentials(separator.join(texts)) == separator.join(texts)
+
+
+NAMES = st.sampled_from([
+    "api_key", "X-API-Key", "apiKey", "openai_api_key", "OPENAI_API_KEY", "password", "client_secret", "access_token",
+    "accessToken", "Authorization", "cookie", "private_key", "db_password", "auth-token", "token", "key", "secret",
+])  # fmt: skip
+RANDOM = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=8, max_size=40).map(
+    lambda text: f"{text[:4]}7{text[4:6]}3{text[6:]}9x1y2z3"
+)
+
+
+@given(
+    NAMES,
+    RANDOM,
+    st.sampled_from([
+        '{{"{}": "{}"}}', "{{'{}': '{}'}}", "{}='{}'", "('{}', '{}')", "[(b'{}', b'{}')]", r'{{\"{}\": \"{}\"}}',
+        "https://host/?x=1&{}={}", "https://host/?x=1&amp;{}={}", r"https://host/?x=1\u0026{}={}",
+    ]),
+    st.text(" .,:\n", max_size=3),
+)  # fmt: skip
+def test_what_a_name_says_is_a_credential_is_replaced(name: str, value: str, form: str, around: str) -> None:
+    assert value not in without_credentials(around + form.format(name, value) + around)
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyz .,!?-'()", max_size=200))
+def test_prose_is_kept(text: str) -> None:
+    assume(
+        not any(word in text for word in ("sk-", "pk-", "rk-", "hf-", "fw-", "xai-", "gsk-", "npm-", "tgp-", "csk-"))
+    )
+    assert without_credentials(text) == text
+
+
+# --- The model's own secrets ---
+
+
+SECRET = 'my/own+pass phrase="1"'
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        SECRET,
+        quote(SECRET, safe=""),
+        quote(SECRET),
+        quote_plus(SECRET),
+        quote(SECRET, safe="").replace("%2F", "%2f").replace("%2B", "%2b").replace("%3D", "%3d"),
+        json.dumps(SECRET),
+        SECRET.upper(),
+        SECRET.lower(),
+    ],
+)
+def test_the_models_own_secret_is_replaced_however_it_is_spelled(spelled: str) -> None:
+    assert without_credentials(f"<{spelled}>", [SECRET]).strip('"<>') == "[REDACTED]"
+
+
+def test_secrets_are_replaced_in_one_pass_the_longest_first() -> None:
+    assert without_credentials("abcd abcdefgh", ["abcd", "abcdefgh"]) == "[REDACTED] [REDACTED]"
+    assert without_credentials("abcd", ["abcd", "REDACTED", "DACT"]) == "[REDACTED]"
+    assert without_credentials("text", ["", "xt"]) == "te[REDACTED]"
 
 
 def test_the_models_own_secrets_are_replaced_whatever_they_look_like() -> None:
@@ -106,6 +264,26 @@ def test_secret_values_are_those_of_pydantic_secrets_longest_first() -> None:
     assert secret_values(values) == ("abcdefgh", "abcd")
 
 
+def test_secret_values_are_those_of_headers_that_hold_credentials() -> None:
+    headers = {
+        "Authorization": "Bearer hunter2hunter2",
+        b"x-api-key": b"swordfish",
+        "x-goog-api-key": SecretStr("secret-fish"),
+        "X-Custom": OPENAI_KEY,
+        "User-Agent": "agent/1.0",
+        "max_tokens": 4096,
+        "cookie": None,
+        5: "five",
+    }
+    found = ("Bearer hunter2hunter2", "hunter2hunter2", "swordfish", "secret-fish", OPENAI_KEY)
+    assert secret_values([headers, {}, {"params": {}}]) == tuple(sorted(found, key=len, reverse=True))
+
+
+def test_secret_values_are_those_of_urls() -> None:
+    values = ["https://user:pa/ss12@host/v1", "https://hunter22@host", "https://host/v1", "a@b"]
+    assert secret_values(values) == ("user:pa/ss12", "hunter22", "pa/ss12")
+
+
 @pytest.mark.parametrize("placeholder", ["", "x", "key"])
 def test_a_placeholder_is_no_secret(placeholder: str) -> None:
     assert secret_values([SecretStr(placeholder)]) == ()
@@ -113,3 +291,133 @@ def test_a_placeholder_is_no_secret(placeholder: str) -> None:
 
 def test_what_cannot_be_encoded_is_replaced() -> None:
     assert without_credentials(f"caf\ud800 {OPENAI_KEY}", [OPENAI_KEY]) == "caf\ufffd [REDACTED]"
+
+
+@pytest.mark.parametrize(
+    ("text", "credential"),
+    [
+        (OPENAI_KEY, True),
+        (f"span,{OPENAI_KEY}", True),
+        ("Authorization: abc", True),
+        ("0123456789abcdef0123456789abcdef", True),
+        ("Ab0+Ab0/Ab0+Ab0/Ab0+Ab0/Ab0+Ab0/==", True),
+        ("SPAN_AND_EVENT", False),
+        ("gen_ai_latest_experimental", False),
+        ("123456789012345678901234567890", False),
+        ("https://host:4318/v1/traces", False),
+        ("9f1c2a34-5b6d-4e7f-8a9b-0c1d2e3f4a5b", False),
+        ("\ud800", False),
+        ("", False),
+    ],
+)
+def test_a_value_that_looks_like_a_credential_is_told_apart(text: str, credential: bool) -> None:
+    assert looks_like_credential(text) is credential
+
+
+# --- Limits ---
+
+
+def test_a_limited_text_has_at_most_as_many_characters() -> None:
+    assert without_credentials("x" * 10, limit=20) == "x" * 10
+    assert without_credentials("x" * 10, limit=10) == "x" * 10
+    assert without_credentials("x" * 10, limit=9) == "x" * 9
+    assert without_credentials("x " * 100_000, limit=9) == "x x x x x"
+
+
+@given(st.integers(0, 9000), st.sampled_from([OPENAI_KEY, "pass phrase of mine", "https://user:word1@host"]))
+def test_a_limit_cuts_no_credential_in_half(length: int, credential: str) -> None:
+    text = ("x " * 5000)[:length] + " " + credential + " x" * 5000
+    redacted = without_credentials(text, ["pass phrase of mine"], limit=4096)
+    assert len(redacted) <= 4096
+    assert set(redacted) <= set("x [REDACTED]https://@host")
+    assert "word1" not in redacted
+
+
+ADVERSARIAL = [
+    "=", '"\'', "eyJ", "eyJ-", "eyJ.", "-----BEGIN", "-----BEGIN RSA-----", "a", "A", " ", "\n", "\\", "key=", "key: ",
+    "key ", "'key': ", 'key="', "token: a", "token=a-1-", "password=", "password='\\", "secret: ", "authorization: ",
+    "Bearer ", "cookie: ", "://", "://a:b", "://a:b@", "@/", "tid=a;", "tid=a;b=", "sk-", "gho_", "('", "('a",
+    "['key', '", "api_", "&key=", "-_", "key=abcdefghijklmnop-", "%20", "&quot;", "xoxb-", "ya29.", "AKIA", "1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("repeated", ADVERSARIAL)
+def test_the_time_is_linear_in_the_length(repeated: str) -> None:
+    def seconds(length: int) -> float:
+        text = (repeated * (length // len(repeated) + 1))[:length]
+        times: list[float] = []
+        for _ in range(2):
+            before = process_time()
+            without_credentials(text, ["a" * 30 + "b", OPENAI_KEY])
+            times.append(process_time() - before)
+        return min(times)
+
+    # Ten times the length takes a hundred times as long where the time is quadratic.
+    assert seconds(300_000) < 40 * max(seconds(30_000), 0.001)
+
+
+# --- Servers ---
+
+SERVERS: dict[str, tuple[str, int | None] | None] = {
+    "https://api.openai.com/v1": ("api.openai.com", 443),
+    "http://LOCALHOST:11434": ("localhost", 11434),
+    "http://my_ollama": ("my_ollama", 80),
+    "http://ollama.:8080/": ("ollama", 8080),
+    "http://[::1]:8080/v1": ("::1", 8080),
+    "http://127.0.0.1": ("127.0.0.1", 80),
+    "https://user:hunter2@host.example:8443/v1": ("host.example", 8443),
+    "generativelanguage.googleapis.com:443": ("generativelanguage.googleapis.com", 443),
+    "api.example.com/v1": ("api.example.com", None),
+    "ollama:11434": ("ollama", 11434),
+    "localhost": ("localhost", None),
+    "http://sk-gateway1.example.com": ("sk-gateway1.example.com", 80),
+    "http://xn--mnchen-3ya.de": ("xn--mnchen-3ya.de", 80),
+    # Not a host.
+    "": None,
+    "https://": None,
+    "http://host:port": None,
+    "http://host:99999": None,
+    "http://[::1": None,
+    "http://a b": None,
+    "http://a..b": None,
+    "http://-a": None,
+    "http://999.1.1.1": None,
+    "http://1234567890123456": None,
+    "http://%73k.example": None,
+    "http://" + "a" * 64: None,
+    "http://\ud800": None,
+    # A key in the wrong place.
+    OPENAI_KEY: None,
+    f"https://{OPENAI_KEY}": None,
+    f"https://{OPENAI_KEY}/v1": None,
+    f"https://{OPENAI_KEY.upper()}:443/v1": None,
+    f"https://{GOOGLE_KEY.lower()}/v1": None,
+    f"https://{OPENAI_KEY}.example.com": None,
+    "https://0123456789abcdef0123456789abcdef/v1": None,
+    "https://eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJlMDEyMzQ1": None,
+    "hunter2hunter2": None,
+    "https://own-secret-1": None,
+    "https://OWN-SECRET-1/v1": None,
+    "https://own-secret": None,
+    "https://own-secret-1.example.com": None,
+    # A slash in the password.
+    f"https://user:{OPENAI_KEY}/x@host/v1": None,
+    "https://user:12/34@host/v1": None,
+    "https://hunter2hunter2/x@host/v1": None,
+}
+
+
+@pytest.mark.parametrize("url", SERVERS)
+def test_the_server_of_a_url_is_a_host_or_nothing(url: str) -> None:
+    assert server_of(url, ["own-secret-1"]) == SERVERS[url]
+
+
+def test_no_url_has_no_server() -> None:
+    assert server_of(None) is None
+
+
+@given(st.text())
+def test_any_text_can_be_asked_for_its_server(text: str) -> None:
+    for url in (text, f"http://{text}", f"http://host/{text}", f"http://user:{text}@host"):
+        found = server_of(url)
+        assert found is None or (host_name(found[0]) == found[0] and (found[1] is None or 0 < found[1] < 65536))
