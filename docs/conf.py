@@ -37,8 +37,10 @@ copybutton_exclude = ".linenos, .gp, .go"
 copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"
 
 html_theme = "furo"
-html_title = f"{project} {release}"
+html_title = f"OpenTelemetry for ModelForge {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 # The buttons that show and edit a page's source.
 html_theme_options = {
     "source_view_link": f"{urls['Repository']}/blob/main/docs/{{filename}}",
