@@ -45,6 +45,7 @@ html_css_files = ["pages.css"]
 html_theme_options = {
     "source_view_link": f"{urls['Repository']}/blob/main/docs/{{filename}}",
     "source_edit_link": f"{urls['Repository']}/edit/main/docs/{{filename}}",
+    "footer_icons": [{"name": "Repository", "url": urls["Repository"], "html": "Repository", "class": ""}],
 }
 
 
