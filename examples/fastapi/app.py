@@ -51,7 +51,7 @@ async def chat(question: Question, llm: Model) -> Answer:
 @app.post("/chat/stream")
 async def chat_stream(question: Question, llm: Model) -> StreamingResponse:
     async def events() -> AsyncIterator[str]:
-        # ChatOpenAI with a base_url of its own asks for a stream's usage only when told to.
+        # ModelForge sets a base_url, and with one LangChain does not ask for a stream's usage unless told to.
         async for chunk in llm.astream(question.text, stream_usage=True):
             yield event(chunk.content)
 
