@@ -39,6 +39,8 @@ copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"
 html_theme = "furo"
 html_title = f"OpenTelemetry for ModelForge {release}"
 html_copy_source = False
+html_use_index = False
+html_domain_indices = False
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 # The buttons that show and edit a page's source.
