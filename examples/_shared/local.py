@@ -27,7 +27,7 @@ PROGRAMS = ("celery", "opentelemetry-instrument", "uvicorn")
 def argument_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the option of every example that has both variants."""
     parser = argparse.ArgumentParser(prog=f"./run {name}", description=description)
-    parser.add_argument("--programmatic", action="store_true", help="set OpenTelemetry up in code: programmatic.py")
+    parser.add_argument("--programmatic", action="store_true", help="set up OpenTelemetry in code (programmatic.py)")
     return parser
 
 
@@ -205,7 +205,7 @@ def check_spans(spans: Sequence[Span], expected: Iterable[str]) -> int:
         return 0
     print(
         f"\nerror: {len(spans)} spans arrived, without {', '.join(missing.elements())}.\n"
-        f"Is this package installed for {sys.executable}? `./run` sees to it.",
+        f"Is this package installed for {sys.executable}? `./run` installs it.",
         file=sys.stderr,
     )
     return 1
