@@ -284,9 +284,11 @@ def nothing_left(
     from opentelemetry.context import get_current
 
     from opentelemetry_instrumentation_modelforge.call import open_calls
+    from support.calls import await_dropped
 
     before = get_current()
     yield
+    await_dropped()
     left, _ = dict(open_calls), open_calls.clear()
     assert left == {}
     assert get_current() is before

@@ -14,14 +14,14 @@ from asyncio import CancelledError
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Final
-from uuid import UUID
 
 from langchain_core.outputs import LLMResult
 from opentelemetry.context import Context, create_key, get_current
 
-from .dropped import end_soon
+from .dropped import end_soon, start_thread
 from .ending import Ending
 from .model import Model
+from .request import Request
 
 CALL_KEY: Final = create_key("opentelemetry_instrumentation_modelforge.call")
 
@@ -48,15 +48,17 @@ class Call(ABC):
 
     __slots__ = ("_dropped_at", "_dropped_generations", "_model", "answer", "context", "run_id")
 
-    def __init__(self, model: Model, run_id: UUID) -> None:
+    def __init__(self, model: Model, request: Request) -> None:
         self._model = model
         self._dropped_at: float | None = None
         self._dropped_generations: Sequence[object] = ()
-        self.run_id = run_id
-        self.answer = model.kind.answer()
+        self.run_id = request.run_id
+        self.answer = model.kind.answer(request.client)
         """Reads what the provider sends."""
         self.context: Context | None = None
         """Current while the provider works; None where another instrumentation sees to the current span."""
+        # A destructor can start no thread.
+        start_thread()
 
     @abstractmethod
     def start(self) -> None:

@@ -44,6 +44,10 @@ class Ending(NamedTuple):
         # A stream that its consumer has left says nothing of its end.
         return response.error if self.outcome == "completed" else None
 
+    def is_complete(self, response: Response) -> bool:
+        """Return whether the call has its whole answer."""
+        return self.outcome == "completed" and response.error is None
+
     def llm_result(self) -> LLMResult:
         """Return what LangChain gives to its callbacks."""
         return self.result or LLMResult.model_construct(

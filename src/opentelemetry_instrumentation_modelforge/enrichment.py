@@ -1,7 +1,6 @@
 """A call that another GenAI instrumentation has the span of: what ModelForge alone knows is added to that span."""
 
 from typing import Final
-from uuid import UUID
 
 from opentelemetry.context import get_current
 from opentelemetry.trace import get_current_span
@@ -11,6 +10,7 @@ from .coexistence import OuterInference, publish
 from .ending import Ending, cost_attributes
 from .model import Model, baggage_attributes
 from .otel_utils import Guard
+from .request import Request
 from .response import Response
 from .semconv import MODELFORGE_RESPONSE_CACHED
 
@@ -22,8 +22,8 @@ class Enrichment(Call):
 
     __slots__ = ("_caller", "_outer")
 
-    def __init__(self, model: Model, run_id: UUID, outer: OuterInference) -> None:
-        super().__init__(model, run_id)
+    def __init__(self, model: Model, request: Request, outer: OuterInference) -> None:
+        super().__init__(model, request)
         self._outer = outer
         self._caller = get_current()
 

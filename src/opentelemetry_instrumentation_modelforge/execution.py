@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Token
 from functools import wraps
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from opentelemetry.context import Context, attach, create_key, get_current
@@ -70,7 +70,11 @@ class Frame:
 
 def current_frame() -> Frame | None:
     """Return the innermost frame that runs a model in this context."""
-    frame = cast("Frame | None", get_current().get(_FRAME_KEY))
+    return _frame_in(get_current())
+
+
+def _frame_in(context: Context) -> Frame | None:
+    frame: Frame | None = context.get(_FRAME_KEY)  # pyright: ignore[reportAssignmentType]
     return None if frame is None or frame.over else frame
 
 
@@ -100,7 +104,7 @@ class _GenerateFrame(Frame):
 
     def __init__(self, model: object) -> None:
         super().__init__(model)
-        self._calls: dict[UUID, Call] = {}
+        self._calls: list[Call] = []
         self._token: Token[Context] | None = None
 
     def __enter__(self) -> None:
@@ -111,15 +115,16 @@ class _GenerateFrame(Frame):
         if self._token is not None:
             self._token = restore(self._token)
         if error is not None:
-            for call in self._calls.values():
+            for call in self._calls:
                 call.fail(error)
         self.over = True
 
     def call_of(self, run_id: UUID) -> Call | None:
-        return self._calls.get(run_id)
+        # LangChain passes the very object on, and comparing UUIDs takes several times as long.
+        return next((call for call in self._calls if call.run_id is run_id), None)
 
     def adopt(self, call: Call) -> None:
-        self._calls[call.run_id] = call
+        self._calls.append(call)
 
 
 class _RequestFrame:
@@ -132,9 +137,9 @@ class _RequestFrame:
 
     def __init__(self, run_manager: Any) -> None:
         current = get_current()
-        run_id = getattr(run_manager, "run_id", None)
-        # There is none for a model without our callback.
-        self._call = call_of(run_id) if run_id is not None else None
+        frame = _frame_in(current)
+        # None for a model without our callback.
+        self._call = None if frame is None or run_manager is None else frame.call_of(run_manager.run_id)
         self._context = context_without_call(current) if self._call is None else self._call.context_over(current)
         self._token: Token[Context] | None = None
 
@@ -211,6 +216,7 @@ def agenerate_with_cache(wrapped: Callable[..., Awaitable[Any]]) -> Callable[...
 def tap(place: Tap) -> Wrap:
     """Return the wrapper of a function that is given the provider's answer as it came."""
     position, keyword = place.position, place.keyword
+    is_method = place.owner is not None
 
     def wrap(wrapped: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(wrapped)
@@ -218,7 +224,8 @@ def tap(place: Tap) -> Wrap:
             call = current_call()
             if call is not None:
                 with _TAP_GUARD:
-                    call.answer.add(args[position] if len(args) > position else kwargs[keyword])
+                    raw = args[position] if len(args) > position else kwargs[keyword]
+                    call.answer.add(raw, args[0] if is_method else None)
             return wrapped(*args, **kwargs)
 
         return read

@@ -68,7 +68,7 @@ class Inference(Call):
     )
 
     def __init__(self, model: Model, request: Request) -> None:
-        super().__init__(model, request.run_id)
+        super().__init__(model, request)
         self._request = request
         self._attributes: Attributes = model.attributes
         self._metric_attributes: Attributes = model.metric_attributes
@@ -137,7 +137,7 @@ class Inference(Call):
             return
         self._seen = chunk
         now = perf_counter()
-        with _CHUNK_GUARD:
+        try:
             self.answer.add_chunk(chunk)
             if self._chunks:
                 if self._gaps is not None:
@@ -150,6 +150,10 @@ class Inference(Call):
             self._chunks += 1
             if self._model.every_chunk:
                 self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: self._chunks - 1})
+        except Exception:
+            # Entered here, because entering the guard for every chunk would cost as much as the rest.
+            with _CHUNK_GUARD:
+                raise
 
     def _note_first_chunk(self, now: float) -> None:
         telemetry = self._model.telemetry
@@ -211,7 +215,7 @@ class Inference(Call):
             response = response._replace(cached=True, usage=None, cost=None)
         if self._report.operation_name is not None and not response.cached:
             response = response.completed_by(self._report.response())
-        if ending.outcome != "completed" and not response.finish_reasons:
+        if not response.finish_reasons and not ending.is_complete(response):
             response = response._replace(finish_reasons=("error",))
         return response
 
@@ -254,7 +258,7 @@ class Inference(Call):
         if recording:
             self.span.set_attributes(attributes)
         if capture is not None:
-            self._emit_content(capture, recording, ending, attributes, response.finish_reasons)
+            self._emit_content(capture, recording, ending, attributes, response)
         if recording:
             with _ERROR_GUARD:
                 if ending.error is not None:
@@ -270,7 +274,7 @@ class Inference(Call):
         recording: bool,
         ending: Ending,
         outcome_attributes: Attributes,
-        finish_reasons: Sequence[str],
+        response: Response,
     ) -> None:
         """Give the content to the span, the event and the completion hook, as far as each wants it."""
         content = None
@@ -283,8 +287,8 @@ class Inference(Call):
                     self._request.params,
                     secrets=self._model.identity.secrets,
                     system_separately=self._model.kind.separate_system_instructions,
-                    finish_reasons=finish_reasons,
-                    default_finish_reason="unknown" if ending.outcome == "completed" else "error",
+                    finish_reasons=response.finish_reasons,
+                    default_finish_reason="unknown" if ending.is_complete(response) else "error",
                 )
         if content is not None and capture.on_span and recording:
             self.span.set_attributes(content.span_attributes())

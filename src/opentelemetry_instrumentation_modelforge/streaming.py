@@ -14,7 +14,7 @@ A stream's first step, in order:
 """
 
 from collections.abc import Awaitable, Callable
-from contextvars import Token
+from contextvars import ContextVar, Token
 from functools import wraps
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self
@@ -24,7 +24,6 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import get_current_span
 
 from .call import Call, context_without_call
-from .dropped import start_thread
 from .execution import Frame, restore
 
 P = ParamSpec("P")
@@ -36,7 +35,7 @@ class _StreamFrame(Frame):
     It is apart from the generator, because a context that is copied during a step keeps the frame.
     """
 
-    __slots__ = ("_created_in", "call", "context")
+    __slots__ = ("_created_in", "call", "context", "variable")
 
     streaming: Final = True
 
@@ -45,6 +44,8 @@ class _StreamFrame(Frame):
         self.call: Call | None = None
         self.context: Context | None = None
         """The call's, once it is known. While it is None a step takes the long way."""
+        self.variable: ContextVar[Context]
+        """OpenTelemetry's, once the call is known. Each of its functions on the way there takes as long as this."""
         self._created_in: Context | None = get_current()
 
     def call_of(self, run_id: UUID) -> Call | None:
@@ -58,7 +59,7 @@ class _StreamFrame(Frame):
         if self.call is call:
             self.context = call.context
             # Not detached here: the step, in whose frame this runs, restores the context from before it.
-            attach(call.context_over(get_current()))
+            self.variable = attach(call.context_over(get_current())).var
 
     def step_context(self) -> Context:
         """Return the context for a step of a call without a context of its own, or for the first step."""
@@ -132,7 +133,6 @@ class _StreamProxy:
     def __init__(self, generator: Any, model: object) -> None:
         self._generator = generator
         self._frame = _StreamFrame(model)
-        start_thread()
 
     @property
     def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -172,13 +172,13 @@ class Stream(_StreamProxy):
         if frame.context is None:
             return next(self._generator) if frame.over else self._step(next, self._generator)
         # The short way of _step.
-        token = None
+        variable, token = frame.variable, None
         try:
             try:
-                token = attach(frame.context)
+                token = variable.set(frame.context)
                 return next(self._generator)
             finally:
-                token = token and restore(token)
+                token = token and variable.reset(token)
         except BaseException as error:
             if token is not None:
                 restore(token)
@@ -243,7 +243,7 @@ class AsyncStream(_StreamProxy):
         token = None
         try:
             try:
-                token = attach(context)
+                token = frame.variable.set(context)
                 return await self._generator.__anext__()
             finally:
                 token = token and restore(token)

@@ -59,10 +59,10 @@ def mapping(value: object) -> Mapping[str, object]:
     """Return ``value`` if it is a mapping, else an empty one."""
     # Checked first, because the check of an abstract class takes several times as long.
     if isinstance(value, dict):
-        return cast("Mapping[str, object]", value)
+        return value  # pyright: ignore[reportUnknownVariableType]
     if value is None:
         return NOTHING
-    return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else NOTHING
+    return value if isinstance(value, Mapping) else NOTHING  # pyright: ignore[reportUnknownVariableType]
 
 
 def items(value: object) -> Sequence[object]:

@@ -201,7 +201,7 @@ def run(command: Sequence[str | Path], **variables: str) -> None:
 
 def run_example(backend: str, **variables: str) -> None:
     """Send to a backend as the README of `examples/backends` says."""
-    run([sys.executable, EXAMPLES / "backends", backend, "--content"], **variables)
+    run([sys.executable, EXAMPLES, "backends", backend, "--content"], **variables)
 
 
 def from_json(resource_spans: Sequence[Mapping[str, Any]]) -> list[Span]:

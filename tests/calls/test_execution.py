@@ -8,6 +8,7 @@ import gc
 import importlib.util
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,8 @@ from opentelemetry.context import get_current
 from opentelemetry.trace import StatusCode, get_current_span
 
 from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback
-from opentelemetry_instrumentation_modelforge.call import abandon_open_calls, open_calls
+from opentelemetry_instrumentation_modelforge.call import open_calls
+from opentelemetry_instrumentation_modelforge.dropped import end_soon
 from support.calls import (
     ASYNC,
     MODEL_SPAN,
@@ -34,6 +36,7 @@ from support.calls import (
     TIMEOUT,
     AsyncEchoModel,
     EchoModel,
+    await_dropped,
     chain,
     children_of,
     model_spans,
@@ -389,6 +392,7 @@ def test_a_stream_left_early_is_closed_and_no_error(
         del stream
         gc.collect()
         assert get_current() is before
+    await_dropped()
     span = instrumented.span(MODEL_SPAN)
     assert parent_of(span) == caller.get_span_context().span_id
     assert span.status.status_code is StatusCode.UNSET
@@ -412,6 +416,7 @@ def test_a_dropped_stream_is_closed_though_a_step_of_it_left_its_context_behind(
     assert len(contexts) == 1
     del stream
     gc.collect()
+    await_dropped()
     assert outcome(instrumented) == "closed"
 
 
@@ -458,6 +463,7 @@ def test_an_async_stream_left_early_is_closed_and_no_error(
         assert get_current() is before
 
     asyncio.run(main())
+    await_dropped()
     span = instrumented.span(MODEL_SPAN)
     assert span.status.status_code is StatusCode.UNSET
     assert outcome(instrumented) == "closed"
@@ -480,6 +486,7 @@ def test_an_async_stream_that_outlives_its_loop_is_closed_when_dropped(
     del stream
     gc.collect()
     assert get_current() is before
+    await_dropped()
     span = instrumented.span(MODEL_SPAN)
     assert span.attributes["modelforge.outcome"] == "closed"
     assert span.status.status_code is StatusCode.UNSET
@@ -506,23 +513,28 @@ def test_a_task_destroyed_while_it_waits_ends_its_call(
     del task, loop
     gc.collect()
     assert get_current() is before
-    # At the latest.
-    abandon_open_calls()
+    await_dropped()
     assert outcome(instrumented) == "closed"
 
 
-def test_what_the_garbage_collector_drops_is_ended_with_the_next_call(instrumented: Telemetry, echo: EchoModel) -> None:
+def test_what_the_garbage_collector_drops_ends_at_the_time_it_was_dropped(
+    instrumented: Telemetry, echo: EchoModel
+) -> None:
     held: list[Any] = [echo.stream("Hi")]
     next(held[0])
     held.append(held)
+    busy = threading.Event()
+    end_soon(lambda: busy.wait(TIMEOUT))
     del held
     gc.collect()
-    assert open_calls == {}
+    dropped_at = time.time_ns()
     assert model_spans(instrumented.spans()) == []
-    echo.invoke("Hi")
-    dropped, following = model_spans(instrumented.spans())
-    assert dropped.attributes["modelforge.outcome"] == "closed"
-    assert dropped.end_time < following.start_time
+    # So that the time of the drop differs from the time at which the thread ends the call.
+    time.sleep(0.2)
+    busy.set()
+    await_dropped()
+    assert outcome(instrumented) == "closed"
+    assert instrumented.span(MODEL_SPAN).end_time < dropped_at + 100_000_000
 
 
 @pytest.mark.parametrize("provider", STREAMING)

@@ -420,7 +420,7 @@ def test_every_span_arrives_as_the_sdk_held_it(sent: Telemetry, receiver: Receiv
     assert [event.name for event in failed.events] == ["exception"]
     assert (plain.status.code, streamed.status.code) == (Status.STATUS_CODE_UNSET, Status.STATUS_CODE_UNSET)
     assert failed.status.code == Status.STATUS_CODE_ERROR
-    assert failed.status.message.startswith("Error code: 401")
+    assert failed.status.message == "openai.AuthenticationError: 401 invalid_api_key"
 
 
 DOCUMENTED_TYPES = {"string": "str", "int": "int", "double": "float", "boolean": "bool", "string[]": ["str"]}
@@ -683,6 +683,14 @@ def gzip() -> Any:
 
 def test_without_content_only_what_others_say_is_long(largest: Callable[..., list[Span]]) -> None:
     spans = largest()
+    assert exceeded(spans, "New Relic") == {"characters of a value": {"tenant"}}
+    assert exceeded(spans, "Tempo") == {"bytes of a value": {"tenant"}}
+    assert exceeded(spans, "Jaeger") == {}
+    assert exceeded(spans, "SDK") == {}
+
+
+def test_the_text_of_an_error_is_long_where_it_is_asked_for(largest: Callable[..., list[Span]]) -> None:
+    spans = largest(error_messages="full")
     said = {"exception.message", "exception.stacktrace", "tenant"}
     assert exceeded(spans, "New Relic") == {"characters of a value": said | {"status"}}
     assert exceeded(spans, "Tempo") == {"bytes of a value": said}

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import openai
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
@@ -101,15 +102,46 @@ def test_by_default_nothing_that_was_said_leaves_the_process(
 def test_an_error_that_quotes_what_was_said_is_recorded_without_the_quotation(
     way: str, quoted: str, instrumented: Telemetry, registry: Any, provider_server: ProviderServer
 ) -> None:
-    body = {"error": {"message": f"Rejected by policy 7: {quoted}. See the manual.", "type": "invalid_request_error"}}
-    provider_server.reply = Reply(status=400, error_body=body)
+    provider_server.reply = refusal(quoted)
     llm = without_retries(get_llm(registry, "openai", "gpt-4o-mini"))
-    with pytest.raises(Exception, match=quoted):
+    with pytest.raises(openai.BadRequestError, match=quoted):
         WAYS[way](llm)
     everything = exported(instrumented)
-    assert "Rejected by policy" in everything
+    assert instrumented.span("langchain.llm.invoke").status.description == (
+        "openai.BadRequestError: 400 invalid_request_error"
+    )
+    assert "Rejected by policy" not in everything
     assert quoted not in everything
     assert quoted[8:24] not in everything
+
+
+def refusal(quoted: str) -> Reply:
+    body = {"error": {"message": f"Rejected by policy 7: {quoted}. See the manual.", "type": "invalid_request_error"}}
+    return Reply(status=400, error_body=body)
+
+
+@pytest.mark.parametrize("asked", ["by the option", "with content on spans"])
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+def test_the_text_of_an_error_is_recorded_where_it_is_asked_for(
+    way: str,
+    asked: str,
+    instrument: Callable[..., Telemetry],
+    registry: Any,
+    provider_server: ProviderServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if asked == "by the option":
+        telemetry = instrument(error_messages="full")
+    else:
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
+        telemetry = instrument()
+    provider_server.reply = refusal(f"{ANSWER}, {OPENAI_KEY}")
+    with pytest.raises(openai.BadRequestError):
+        WAYS[way](without_retries(get_llm(registry, "openai", "gpt-4o-mini")))
+    description = telemetry.span("langchain.llm.invoke").status.description or ""
+    assert description.startswith("openai.BadRequestError: ")
+    assert f"Rejected by policy 7: {ANSWER}, [REDACTED]" in description
+    assert OPENAI_KEY not in exported(telemetry)
 
 
 @pytest.mark.parametrize("mode", ["SPAN_ONLY", "EVENT_ONLY", "SPAN_AND_EVENT"])

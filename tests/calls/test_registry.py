@@ -28,6 +28,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback
+from opentelemetry_instrumentation_modelforge import registry as wrappers
 from support.models import OPENAI_KEY, get_llm, write_config
 from support.providers import ProviderServer
 from support.telemetry import Telemetry
@@ -74,7 +75,7 @@ OPENAI = {
     "modelforge.model": "gpt-4o-mini",
     "modelforge.llm_type": "openai_compatible",
     "gen_ai.provider.name": "openai",
-    "gen_ai.request.model": "gpt-4o-mini",
+    "modelforge.api_model": "gpt-4o-mini",
     "server.address": "127.0.0.1",
     "modelforge.enhanced": False,
 }
@@ -99,9 +100,9 @@ def test_a_get_llm_is_an_internal_span_about_the_model(
         (
             "openai",
             "fast",
-            {"modelforge.model": "fast", "gen_ai.request.model": "gpt-4o-mini", "gen_ai.provider.name": "openai"},
+            {"modelforge.model": "fast", "modelforge.api_model": "gpt-4o-mini", "gen_ai.provider.name": "openai"},
         ),
-        ("openrouter", "qwen", {"gen_ai.request.model": "qwen/qwen3-coder", "gen_ai.provider.name": "openrouter"}),
+        ("openrouter", "qwen", {"modelforge.api_model": "qwen/qwen3-coder", "gen_ai.provider.name": "openrouter"}),
         ("ollama", "llama3", {"modelforge.llm_type": "ollama", "gen_ai.provider.name": "ollama"}),
         (
             "google",
@@ -109,7 +110,7 @@ def test_a_get_llm_is_an_internal_span_about_the_model(
             {
                 "modelforge.llm_type": "google_genai",
                 "gen_ai.provider.name": "gcp.gemini",
-                "gen_ai.request.model": "gemini-2.5-flash",
+                "modelforge.api_model": "gemini-2.5-flash",
             },
         ),
         (
@@ -118,7 +119,7 @@ def test_a_get_llm_is_an_internal_span_about_the_model(
             {
                 "modelforge.llm_type": "github_copilot",
                 "gen_ai.provider.name": "github_copilot",
-                "gen_ai.request.model": "claude-3.5-sonnet",
+                "modelforge.api_model": "claude-3.5-sonnet",
             },
         ),
     ],
@@ -361,13 +362,12 @@ def test_a_mock_passes_through_untouched(
 @pytest.mark.skipif(
     "enhanced" not in inspect.signature(ModelForgeRegistry.get_llm).parameters, reason="ModelForge 2.0 warns of nothing"
 )
-def test_the_future_warning_is_raised_once_and_at_the_callers_line(
-    registry: ModelForgeRegistry, instrumented: Telemetry
-) -> None:
+def test_the_future_warning_is_raised_once(registry: ModelForgeRegistry, instrumented: Telemetry) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         registry.get_llm("openai", "gpt-4o-mini")
-    assert [(warning.category, warning.filename) for warning in caught] == [(FutureWarning, __file__)]
+    # Python attributes it to the caller of get_llm, which is this package's wrapper.
+    assert [(warning.category, warning.filename) for warning in caught] == [(FutureWarning, wrappers.__file__)]
 
 
 # --- Failures ---
@@ -389,7 +389,7 @@ FAILURES: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, str], type
         lambda config: config["providers"]["openai"].update(auth_strategy=""),
         ("openai", "gpt-4o-mini"),
         InvalidApiKeyError,
-        {"modelforge.provider": "openai", "gen_ai.request.model": "gpt-4o-mini"},
+        {"modelforge.provider": "openai", "modelforge.api_model": "gpt-4o-mini"},
     ),
     "unsupported llm_type": (
         lambda config: config["providers"]["openai"].update(llm_type="carrier_pigeon"),
@@ -419,7 +419,7 @@ def test_a_failure_ends_the_span_as_an_error_and_reaches_the_caller(
     assert type(raised.value) is kind
     (span,) = instrumented.spans()
     assert span.status.status_code is StatusCode.ERROR
-    assert span.status.description == str(raised.value)
+    assert span.status.description == f"modelforge.exceptions.{kind.__name__}: {raised.value}"
     assert span.attributes is not None
     assert dict(span.attributes) == {
         **span.attributes,
@@ -431,6 +431,7 @@ def test_a_failure_ends_the_span_as_an_error_and_reaches_the_caller(
     assert event.name == "exception"
     assert event.attributes is not None
     assert event.attributes["exception.type"] == f"modelforge.exceptions.{kind.__name__}"
+    assert event.attributes["exception.message"] == span.status.description
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
@@ -478,9 +479,19 @@ def test_wrong_arguments_fail_as_without_instrumentation(
     assert failure() == before
 
 
+@pytest.mark.parametrize(
+    ("option", "description"),
+    [({}, "RuntimeError"), ({"error_messages": "full"}, "RuntimeError: bad key [REDACTED]")],
+    ids=["safe", "full"],
+)
 def test_the_configured_key_stays_out_of_a_failure_whatever_it_looks_like(
-    instrumented: Telemetry, redirected: None, model_config: dict[str, Any]
+    instrument: Instrument,
+    redirected: None,
+    model_config: dict[str, Any],
+    option: dict[str, Any],
+    description: str,
 ) -> None:
+    telemetry = instrument(**option)
     model_config["providers"]["openai"]["auth_data"]["api_key"] = "correct horse battery staple"
     write_config(model_config)
 
@@ -492,8 +503,8 @@ def test_the_configured_key_stays_out_of_a_failure_whatever_it_looks_like(
         pytest.raises(RuntimeError, match="bad key correct horse battery staple"),
     ):
         get_llm(ModelForgeRegistry())
-    span = span_of(instrumented)
-    assert span.status.description == "bad key [REDACTED]"
+    span = span_of(telemetry)
+    assert span.status.description == description
     assert "horse" not in span.to_json()
 
 

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,8 +24,6 @@ from support.models import get_llm
 from support.providers import HOST, ProviderServer, Reply, unused_port
 from support.telemetry import Telemetry
 
-JAEGER = EXAMPLES / "jaeger"
-BACKENDS_EXAMPLE = EXAMPLES / "backends"
 JAEGER_TREE = """\
 plan a day
 ├─ modelforge.get_llm [N]: openai · gpt-4o-mini · openai_compatible
@@ -36,16 +33,16 @@ plan a day
    └─ POST: N · http://N:N/v1/chat/completions
 """
 
-MODULE: dict[str, Any] = runpy.run_path(str(BACKENDS_EXAMPLE / "settings.py"), run_name="settings")
+MODULE: dict[str, Any] = runpy.run_path(str(EXAMPLES / "backends" / "settings.py"), run_name="settings")
 BACKENDS: dict[str, Any] = MODULE["BACKENDS"]
 MissingCredentialError: type[Exception] = MODULE["MissingCredentialError"]
 
 
-def run(example: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(example: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     needed = {name for backend in BACKENDS.values() for name in backend.needs}
     kept = {name: value for name, value in os.environ.items() if name not in needed}
     return subprocess.run(
-        [sys.executable, example, *arguments],
+        [sys.executable, EXAMPLES, example, *arguments],
         capture_output=True,
         check=False,
         encoding="utf-8",
@@ -99,10 +96,10 @@ def intake() -> Iterator[Intake]:
 @pytest.mark.usefixtures("runnable")
 @pytest.mark.parametrize(
     ("example", "arguments", "tree"),
-    [(JAEGER, (), JAEGER_TREE), (BACKENDS_EXAMPLE, ("--programmatic",), TREE)],
+    [("jaeger", (), JAEGER_TREE), ("backends", ("--programmatic",), TREE)],
     ids=["jaeger", "backends"],
 )
-def test_prints_the_trace_without_a_backend(example: Path, arguments: tuple[str, ...], tree: str) -> None:
+def test_prints_the_trace_without_a_backend(example: str, arguments: tuple[str, ...], tree: str) -> None:
     result = run(example, *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -112,7 +109,7 @@ def test_prints_the_trace_without_a_backend(example: Path, arguments: tuple[str,
 
 @pytest.mark.usefixtures("runnable")
 def test_sends_to_jaeger(intake: Intake) -> None:
-    result = run(JAEGER, "--jaeger", intake.url, "--programmatic")
+    result = run("jaeger", "--jaeger", intake.url, "--programmatic")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert {path for path, _, _ in intake.requests} == {"/v1/traces"}
@@ -123,7 +120,7 @@ def test_sends_to_jaeger(intake: Intake) -> None:
 @pytest.mark.usefixtures("runnable")
 def test_sends_to_a_backend_with_its_credentials_and_says_none_of_them(intake: Intake) -> None:
     keys = {"LANGFUSE_PUBLIC_KEY": "pk-lf-1", "LANGFUSE_SECRET_KEY": "sk-lf-2"}
-    result = run(BACKENDS_EXAMPLE, "langfuse", "--content", LANGFUSE_BASE_URL=intake.url, **keys)
+    result = run("backends", "langfuse", "--content", LANGFUSE_BASE_URL=intake.url, **keys)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert {path for path, _, _ in intake.requests} == {"/api/public/otel/v1/traces"}
@@ -139,13 +136,13 @@ def test_sends_to_a_backend_with_its_credentials_and_says_none_of_them(intake: I
 @pytest.mark.parametrize(
     ("example", "arguments", "error"),
     [
-        (BACKENDS_EXAMPLE, ("newrelic",), "newrelic needs NEW_RELIC_LICENSE_KEY, the license key of your account"),
-        (BACKENDS_EXAMPLE, ("phoenix",), "nothing listens at {url}/v1/traces"),
-        (JAEGER, ("--jaeger", "{url}"), "nothing listens at {url}: start Jaeger"),
+        ("backends", ("newrelic",), "newrelic needs NEW_RELIC_LICENSE_KEY, the license key of your account"),
+        ("backends", ("phoenix",), "nothing listens at {url}/v1/traces"),
+        ("jaeger", ("--jaeger", "{url}"), "nothing listens at {url}: start Jaeger"),
     ],
     ids=["credential", "backend", "jaeger"],
 )
-def test_says_what_is_missing(example: Path, arguments: tuple[str, ...], error: str) -> None:
+def test_says_what_is_missing(example: str, arguments: tuple[str, ...], error: str) -> None:
     url = f"http://{HOST}:{unused_port()}"
     result = run(example, *(argument.format(url=url) for argument in arguments), PHOENIX_URL=url)
     assert result.returncode == 2
@@ -231,7 +228,7 @@ def test_the_hook_for_other_names_repeats_cost_and_cache(
 def test_the_readme_names_every_backend_and_variable() -> None:
     rows = [
         [cell.strip() for cell in row.strip("|").split("|")]
-        for row in (BACKENDS_EXAMPLE / "README.md").read_text().splitlines()
+        for row in (EXAMPLES / "backends" / "README.md").read_text().splitlines()
         if row.startswith("| `") and "./run" not in row
     ]
     named = {name.strip("`"): [set(re.findall(r"`(\w+)`", cell)) for cell in cells] for name, *cells in rows}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
@@ -15,6 +17,8 @@ from langchain_core.tools import tool
 from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import BaseModel
 
+from opentelemetry_instrumentation_modelforge.dropped import end_soon
+
 MODEL_SPAN = "langchain.llm.invoke"
 MODELS = {
     "openai": "gpt-4o-mini",
@@ -26,6 +30,14 @@ MODELS = {
 
 TIMEOUT = 60
 """Seconds to wait for what happens at once, unless the test is about to fail."""
+
+
+def await_dropped() -> None:
+    """Wait until the calls of all streams that have been dropped are ended, if the thread that ends them runs."""
+    if any(thread.name == "modelforge-dropped-streams" for thread in threading.enumerate()):
+        ended = threading.Event()
+        end_soon(ended.set)
+        assert ended.wait(TIMEOUT), "the thread that ends dropped streams hangs"
 
 
 @tool
@@ -55,6 +67,23 @@ async def _modelforge_stream(llm: Any) -> None:
     from modelforge.streaming import stream
 
     await _drain(stream(llm, "Hi", buffer_size=1))
+
+
+MODES = ("invoke", "ainvoke", "stream", "astream")
+STREAMS = ("stream", "astream")
+
+
+def ask(llm: Any, mode: str, prompt: Any = "Hi", **kwargs: Any) -> Any:
+    """Call a model, or a chain, in one of the modes. Return its answer, or the chunks of its stream."""
+
+    async def answer() -> Any:
+        if mode == "ainvoke":
+            return await llm.ainvoke(prompt, **kwargs)
+        return [chunk async for chunk in llm.astream(prompt, **kwargs)]
+
+    if mode == "invoke":
+        return llm.invoke(prompt, **kwargs)
+    return list(llm.stream(prompt, **kwargs)) if mode == "stream" else asyncio.run(answer())
 
 
 SYNC: dict[str, Callable[[Any], object]] = {

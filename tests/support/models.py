@@ -42,6 +42,15 @@ def get_llm(
     return registry.get_llm(provider, model, **options)
 
 
+def write_price(provider: str, model: str, cost: dict[str, Any], **fields: Any) -> None:
+    """Put a model into ModelForge's cache of models.dev, with its prices in dollars per million tokens."""
+    from modelforge.modelsdev import ModelsDevClient
+
+    ModelsDevClient.CACHE_DIR.mkdir(parents=True, exist_ok=True)
+    entry = {"id": model, "provider": provider, "cost": cost, **fields}
+    (ModelsDevClient.CACHE_DIR / f"model_info_{provider}_{model}.json").write_text(json.dumps(entry))
+
+
 def without_retries(llm: BaseChatModel) -> BaseChatModel:
     """Let errors surface at the first attempt: the providers' own back-off takes seconds."""
     model: Any = getattr(llm, "_wrapped_llm", llm)

@@ -28,11 +28,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.ai import generativelanguage_v1beta as google
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 HOST = "127.0.0.1"
 CREATED = 1_700_000_000
 COPILOT_PATH = "/chat/completions"
+RESPONSES_PATH = "/responses"
 TOKEN_PATH = "/login/oauth/access_token"
 REFRESHED_TOKEN = "gho_refreshed0123456789abcdefghijklmnop"
 
@@ -117,6 +118,10 @@ class Reply:
     """Close the connection after so many pieces."""
     malformed: bool = False
     """Send what does not parse: instead of a plain answer, or after the first piece of a stream."""
+    body: Mapping[str, Any] | None = None
+    """A plain answer as it is to be sent over HTTP, on any path."""
+    events: Sequence[Mapping[str, Any]] | None = None
+    """A streamed answer as it is to be sent over HTTP: the data of each event, or Ollama's lines."""
     serialized: Sequence[bytes] | None = None
     """Google's responses as they are to be sent: all of them in a stream, the last one as a plain answer."""
 
@@ -251,6 +256,13 @@ class _Handler(BaseHTTPRequestHandler):
         reply = self.server.provider.script(request)
         if reply.status != HTTPStatus.OK:
             self._send(reply.status, _error_body(request, reply))
+        elif reply.body is not None and not request.body.get("stream"):
+            self._send_plain(reply, json.dumps(reply.body).encode())
+        elif reply.events is not None and self.path == "/api/chat":
+            self._send_stream(reply, "application/x-ndjson", map(_line, reply.events))
+        elif reply.events is not None:
+            done = () if self.path.endswith(RESPONSES_PATH) else (b"data: [DONE]\n\n",)
+            self._send_stream(reply, "text/event-stream", (*map(_event, reply.events), *done))
         elif self.path == "/api/chat":
             self._send_stream(reply, "application/x-ndjson", _ollama_lines(request.body, reply))
         elif not self.path.endswith(COPILOT_PATH):
@@ -598,6 +610,13 @@ def _google_pieces(body: Mapping[str, Any], reply: Reply) -> Iterator[tuple[str,
 
 def _google_finish_reason(answer: _Answer) -> str:
     return _FINISH_REASONS.get(answer.finish_reason, "STOP")
+
+
+def google_response(fields: Mapping[str, Any]) -> bytes:
+    """Serialize a response of Gemini that is given in protobuf's JSON form."""
+    response = google.GenerateContentResponse()
+    ParseDict(fields, google.GenerateContentResponse.pb(response), ignore_unknown_fields=True)
+    return google.GenerateContentResponse.serialize(response)
 
 
 def _google_response(

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from check_examples import difference
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExportResult
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags, set_span_in_context
-from test_quickstart import missing
 
+from examples._shared.local import environment, serving, write_config
+from examples._shared.server import ChatServer
 from opentelemetry_instrumentation_modelforge.console import ConsoleTreeSpanExporter, columns, has_color, summarize
 from opentelemetry_instrumentation_modelforge.span_tree import (
     SpanSummary,
@@ -33,8 +33,10 @@ from opentelemetry_instrumentation_modelforge.span_tree import (
     format_trees,
     span_details,
 )
+from support import DOCS, EXAMPLES
+from support.check_examples import difference
+from support.examples import missing
 
-ROOT = Path(__file__).parent.parent
 TRACE = f"{1:032x}"
 MILLISECOND = 1_000_000
 
@@ -737,13 +739,9 @@ print([name for name in sys.modules if name.endswith((".console", ".span_tree"))
 def test_application_prints_the_tree_that_the_documentation_shows(tmp_path: Path) -> None:
     if reason := missing():
         pytest.skip(reason)
-    from services import EXAMPLES, environment, serving, write_config
-
-    from server import ChatServer  # isort: skip
-
     shutil.copy(EXAMPLES / "quickstart" / "app.py", tmp_path)
     command = "opentelemetry-instrument --traces_exporter modelforge --metrics_exporter none --logs_exporter none"
-    page = ROOT / "docs" / "console.md"
+    page = DOCS / "console.md"
     assert f"$ {command} python app.py\n" in page.read_text(encoding="utf-8")
     with ChatServer() as models, serving(models):
         write_config(tmp_path, models.base_url, "gpt-4o-mini")

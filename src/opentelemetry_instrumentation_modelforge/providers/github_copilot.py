@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from ..values import mapping, text
+from ..values import NOTHING, mapping, text
 from .openai_api import OpenAIAnswer
 from .provider import Answer, Provider, Tap
 
@@ -25,7 +25,7 @@ class GitHubCopilot(Provider):
         for name, value in client.items():
             yield _credentials(mapping(value)) if name == "header" else value
 
-    def answer(self) -> Answer:
+    def answer(self, client: Mapping[str, object] = NOTHING) -> Answer:
         """Return the reader of one answer; one without choices, which Copilot sends with HTTP 200, is an error."""
         return OpenAIAnswer()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from ..response import Response, Usage
-from ..values import encodable, integer, mapping, text
+from ..values import NOTHING, encodable, integer, mapping, text
 from .langchain import read_result
 from .provider import Answer, Provider, Tap
 
@@ -64,7 +64,7 @@ class GoogleGenAI(Provider):
                 config["response_mime_type"] = mime_type
         return (config,)
 
-    def answer(self) -> Answer:
+    def answer(self, client: Mapping[str, object] = NOTHING) -> Answer:
         """Return the reader of one call's answer."""
         return _Answer()
 
@@ -88,7 +88,7 @@ class _Answer(Answer):
         self._chunk_reason: str | None = None
         self._chunk_model: str | None = None
 
-    def add(self, raw: Any) -> None:
+    def add(self, raw: Any, source: object = None) -> None:
         # An attribute of a proto-plus message takes 3 µs, one of the message inside it 0.1 µs.
         message: _Message = raw._pb
         self._last = message

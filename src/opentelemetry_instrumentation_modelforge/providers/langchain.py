@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from ..response import Response, Usage
-from ..values import NOTHING, count, mapping, text
+from ..values import count, mapping, text
 from .openai_usage import read_price, read_usage
 
 # LangChain's own message ids; a provider's id looks different.

@@ -73,7 +73,7 @@ class Ollama(Provider):
             options = {**options, **params, "stop": stop}
         return ({"format": params.get("format"), **{name: options.get(name) for name in _OPTIONS}},)
 
-    def answer(self) -> Answer:
+    def answer(self, client: Mapping[str, object] = NOTHING) -> Answer:
         """Return the reader of one call's answer."""
         return _Answer()
 
@@ -87,7 +87,7 @@ class _Answer(Answer):
         self._last: str | None = None
         self._error: str | None = None
 
-    def add(self, raw: object) -> None:
+    def add(self, raw: object, source: object = None) -> None:
         if isinstance(raw, str):
             self._last = raw
             # Inside a JSON string, its quotation marks would be escaped.

@@ -20,6 +20,9 @@ EMPTY_RESPONSE: Final = "empty_response"
 
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z_.-]{0,63}|[0-9]{1,5}")
 
+# The values of ``object`` in answers of OpenAI's other APIs.
+_OTHER_OBJECTS: Final = frozenset({"list", "file", "model", "batch", "upload", "vector_store", "transcription"})
+
 # The GenAI conventions' reasons for the Responses API's.
 _INCOMPLETE: Final = {"max_output_tokens": "length"}
 _FUNCTION_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
@@ -31,9 +34,15 @@ class OpenAIAnswer(Answer):
     Usage, finish reasons, service tier and fingerprint come from the last chunk that has them: usage counts up, and
     the tier is "auto" at first. The id and the model come from the first chunk that has them, which need not be the
     first of all (Azure).
+
+    An application may use the ``openai`` package in a callback, and so in the context of the call. Neither answers to
+    its own clients nor those that are not of a chat, such as embeddings, are the call's.
+
+    :param client: the fields of the LangChain model, with its ``openai`` clients; empty where any client is accepted.
     """
 
     __slots__ = (
+        "_client",
         "_empty",
         "_error",
         "_fingerprint",
@@ -44,12 +53,15 @@ class OpenAIAnswer(Answer):
         "_reasons",
         "_response",
         "_seen",
+        "_source",
         "_tier",
         "_timings",
         "_usage",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, client: Mapping[str, object] = NOTHING) -> None:
+        self._client = client
+        self._source: object = None
         self._seen = False
         self._id: object = None
         self._model: object = None
@@ -64,11 +76,19 @@ class OpenAIAnswer(Answer):
         self._timings = NOTHING
         self._response: Mapping[str, object] | None = None
 
-    def add(self, raw: object) -> None:
-        """Take a whole answer or one chunk, as decoded JSON or as a model of the ``openai`` package."""
-        self._seen = True
+    def add(self, raw: object, source: object = None) -> None:
+        """Take a whole answer or one chunk, as decoded JSON or as a model of the ``openai`` package.
+
+        :param source: the ``openai`` client that received it.
+        """
+        if source is not self._source and not self._accept(source):
+            return
         body = fields(raw)
         get = body.get
+        choices = get("choices")
+        if not choices and _is_not_of_a_chat(body):
+            return
+        self._seen = True
         if not self._id:
             self._id = get("id")
         if not self._model:
@@ -79,7 +99,7 @@ class OpenAIAnswer(Answer):
             self._fingerprint = fingerprint
         if usage := get("usage"):
             self._add_usage(usage)
-        if choices := get("choices"):
+        if choices:
             self._empty = False
             for position, entry in enumerate(items(choices)):
                 if reason := (choice := fields(entry)).get("finish_reason"):
@@ -88,6 +108,20 @@ class OpenAIAnswer(Answer):
             self._add_without_choices(body)
         if "error" in body or "x_groq" in body or "timings" in body:
             self._add_extras(body)
+
+    def _accept(self, source: object) -> bool:
+        """Return whether ``source`` is a client of the model, and remember it if so."""
+        get = self._client.get
+        own = (
+            get("root_client"),
+            get("root_async_client"),
+            # An application may give a model other clients.
+            *(getattr(get(name), "_client", None) for name in ("client", "async_client")),
+        )
+        if any(source is client for client in own) or own.count(None) == len(own):
+            self._source = source
+            return True
+        return False
 
     def _add_without_choices(self, body: Mapping[str, object]) -> None:
         kind = body.get("object") or body.get("type")
@@ -131,7 +165,7 @@ class OpenAIAnswer(Answer):
         """Take LangChain's chunk, unless raw chunks are read."""
         if self._seen:
             return
-        if info := mapping(getattr(chunk, "generation_info", None)):
+        if (said := getattr(chunk, "generation_info", None)) and (info := mapping(said)):
             self._model = self._model or info.get("model_name")
             self._tier = info.get("service_tier") or self._tier
             self._fingerprint = info.get("system_fingerprint") or self._fingerprint
@@ -182,6 +216,14 @@ class OpenAIAnswer(Answer):
             error=_error_code(self._error) if self._error else EMPTY_RESPONSE if self._empty else None,
             api_type=OPENAI_API_TYPE_CHAT_COMPLETIONS,
         )
+
+
+def _is_not_of_a_chat(body: Mapping[str, object]) -> bool:
+    """Return whether a body without choices is an answer of another API: embeddings, moderations, files, images."""
+    kind = body.get("object")
+    if kind is None:
+        return "results" in body or isinstance(body.get("data"), list)
+    return isinstance(kind, str) and kind in _OTHER_OBJECTS
 
 
 def _error_code(error: object) -> str:

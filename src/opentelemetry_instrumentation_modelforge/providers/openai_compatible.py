@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
 
-from ..values import mapping, text
+from ..values import NOTHING, mapping, text
 from .openai_api import OpenAIAnswer
 from .provider import Answer, Provider, Tap
 
@@ -47,11 +47,11 @@ class OpenAICompatible(Provider):
         client merges ``extra_body`` over all of them.
         """
         body = mapping(params.get("extra_body"))
-        return (params, _flat(params), body, _flat(body))
+        return (params, _flat(params), body, _flat(body)) if body else (params, _flat(params))
 
-    def answer(self) -> Answer:
-        """Return the reader of one answer."""
-        return OpenAIAnswer()
+    def answer(self, client: Mapping[str, object] = NOTHING) -> Answer:
+        """Return the reader of one answer, which takes what the model's own ``openai`` clients receive."""
+        return OpenAIAnswer(client)
 
 
 def _flat(params: Mapping[str, object]) -> Mapping[str, object]:

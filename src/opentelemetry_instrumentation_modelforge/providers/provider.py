@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from ..response import Response
-from ..values import mapping, text
+from ..values import NOTHING, mapping, text
 from .langchain import read_result
 
 
@@ -32,8 +32,11 @@ class Answer:
 
     __slots__ = ()
 
-    def add(self, raw: object) -> None:
-        """Take an answer, or one chunk of a stream, as the provider sent it. Runs for each chunk."""
+    def add(self, raw: object, source: object = None) -> None:
+        """Take an answer, or one chunk of a stream, as the provider sent it. Runs for each chunk.
+
+        :param source: the object whose method the tap wraps; None where it wraps a function.
+        """
 
     def add_chunk(self, chunk: object) -> None:
         """Take LangChain's ``ChatGenerationChunk``. It counts only where no raw answer has been seen."""
@@ -99,6 +102,9 @@ class Provider:
     def request_stream_usage(self, client: object) -> None:
         """Make a built client ask for the usage of its streams, unless the application has decided that itself."""
 
-    def answer(self) -> Answer:
-        """Return the reader of one call's answer."""
+    def answer(self, client: Mapping[str, object] = NOTHING) -> Answer:
+        """Return the reader of one call's answer.
+
+        :param client: the fields of the LangChain model that runs the call; empty where it is not known.
+        """
         return Answer()
