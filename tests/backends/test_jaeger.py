@@ -66,7 +66,7 @@ plan a day
 def _send_by_http(jaeger: Jaeger) -> str:
     """Send the example's trace by its README's command."""
     result = subprocess.run(
-        [sys.executable, EXAMPLE, "--jaeger", jaeger.endpoint],
+        [sys.executable, EXAMPLES, "jaeger", "--jaeger", jaeger.endpoint],
         capture_output=True,
         check=False,
         encoding="utf-8",
