@@ -1,4 +1,4 @@
-"""Runs two services and prints which tenant and user each of their model calls was made for."""
+"""Runs two services and prints the tenant and the user of each model call."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ EXPECTED = [["acme", "ada"], ["acme", "ada"], ["globex", "grace"]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run them, and return their exit code, or 1 where their telemetry is not what it should be."""
+    """Run them, and return their exit code, or 1 if a model call has the wrong tenant or user."""
     programmatic = argument_parser("baggage", __doc__).parse_args(arguments).programmatic
     collector = Collector()
     with loopback("baggage", ChatServer(), collector) as variables:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_trees(without_parts(collector.spans), _details)
     callers = sorted(_entries(span) for span in collector.spans if span.name == "langchain.llm.invoke")
     if status == 0 and callers != EXPECTED:
-        print(f"\nerror: the model calls were made for {callers}, not {EXPECTED}", file=sys.stderr)
+        print(f"\nerror: the model calls have {callers}, expected {EXPECTED}", file=sys.stderr)
         return 1
     return status
 

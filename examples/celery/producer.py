@@ -1,4 +1,4 @@
-"""Serves one request with the tasks of the queue. All it knows of OpenTelemetry is the span of the request."""
+"""Serves one request with the tasks of the queue. It creates a span for the request."""
 
 from opentelemetry import trace
 from tasks import title

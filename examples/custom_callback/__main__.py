@@ -1,4 +1,4 @@
-"""Runs an application that traces one model by a callback, without patching, and prints its trace."""
+"""Traces one model with a callback, without patching, and prints the trace."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ EXPECTED_SPANS = ("answer questions", "langchain.llm.invoke", "langchain.llm.inv
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it, and return the application's exit code, or 1 where its telemetry is missing."""
+    """Run it, and return the application's exit code, or 1 if its telemetry is missing."""
     argparse.ArgumentParser(prog="./run custom_callback", description=__doc__).parse_args(arguments)
     collector = Collector()
     with loopback("custom_callback", ChatServer(), collector) as variables:

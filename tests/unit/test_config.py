@@ -782,17 +782,3 @@ def test_the_module_imports_no_library_that_it_instruments() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
-
-
-def test_the_documentation_has_the_table_of_options() -> None:
-    expected = ["| Option | Environment variable | Type | Default | Meaning |", "| --- | --- | --- | --- | --- |"]
-    defaults = Configuration()
-    for option in fields(Configuration):
-        kind = option.metadata["type"]
-        variable = "—" if kind.keyword_only else f"`{PREFIX}{option.name.upper()}`"
-        default = json.dumps(getattr(defaults, option.name))
-        expected.append(f"| `{option.name}` | {variable} | {kind.accepts} | `{default}` | {option.metadata['doc']} |")
-    lines = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8").splitlines()
-    start = lines.index(expected[0])
-    table = list(itertools.takewhile(lambda line: line.startswith("|"), lines[start:]))
-    assert table == expected, "The table has to be:\n" + "\n".join(expected)
