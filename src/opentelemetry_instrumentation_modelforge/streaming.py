@@ -23,7 +23,7 @@ from uuid import UUID
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import get_current_span
 
-from .call import Call, context_without_call
+from .call import Call
 from .execution import Frame, restore
 
 P = ParamSpec("P")
@@ -70,7 +70,7 @@ class _StreamFrame(Frame):
         if created_in is None or get_current_span(current).get_span_context().is_valid:
             created_in = current
         # A web framework may iterate after the request's handler, when no span is current.
-        return self.context_over(context_without_call(created_in))
+        return self.context_over(created_in)
 
     def leave(self, error: BaseException, generator: Any) -> None:
         """End the call if ``error`` has ended the stream and LangChain has not ended the call.
