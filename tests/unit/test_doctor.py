@@ -270,6 +270,14 @@ def test_http_statuses_are_told_apart(status: str, state: State, text: str) -> N
         assert ask("http/protobuf", f"http://{HOST}:{port}/v1/traces") == (state, text)
 
 
+def test_the_credentials_of_a_url_are_sent_and_not_shown() -> None:
+    endpoint = Endpoint.parse("traces", "http/protobuf", "http://user:p%40ss@host:1/v1/traces?key=secret", {})
+    assert endpoint.headers == {"authorization": "Basic dXNlcjpwQHNz"}
+    assert endpoint.query == "key=secret"
+    assert endpoint.url == "http://host:1/v1/traces"
+    assert not {"p%40ss", "p@ss", "dXNlcjpwQHNz", "secret"} & set(repr(endpoint).replace("'", " ").split())
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_port_that_nobody_listens_at_is_told(protocol: Protocol) -> None:
     assert ask(protocol, f"http://{HOST}:{unused_port()}") == (State.PROBLEM, "nothing listens there")
@@ -323,7 +331,7 @@ def test_settings_without_a_fault_have_none() -> None:
 def test_the_versions_are_those_that_are_installed() -> None:
     versions = distributions.relevant_versions()
     assert versions["opentelemetry-api"] == distributions.version_of("opentelemetry-api")
-    assert list(versions)[0] == "opentelemetry-instrumentation-modelforge"
+    assert next(iter(versions)) == "opentelemetry-instrumentation-modelforge"
 
 
 def test_an_environment_that_fits_has_no_conflicts() -> None:
