@@ -17,7 +17,7 @@ from uuid import UUID
 
 from opentelemetry.context import Context, attach, create_key, get_current
 
-from .call import Call, context_without_call, current_call
+from .call import CALL_KEY, Call, context_without_call, current_call
 from .otel_utils import Guard
 from .patching import Wrap
 from .providers import Tap
@@ -53,8 +53,11 @@ class Frame:
         return getattr(fields.get("_wrapped_llm"), "__dict__", fields)
 
     def context_over(self, current: Context) -> Context:
-        """Return ``current`` with this frame as the innermost one."""
-        return Context({**current, _FRAME_KEY: self})
+        """Return ``current`` with this frame as the innermost one.
+
+        A call around it is another call, also if it has the same run id: an application may give one id to both.
+        """
+        return Context({**current, _FRAME_KEY: self, CALL_KEY: None})
 
     def call_of(self, run_id: UUID) -> Call | None:
         """Return the call that the frame has started for this run."""

@@ -23,8 +23,9 @@ from uuid import UUID
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import get_current_span
 
-from .call import Call, context_without_call
+from .call import Call
 from .execution import Frame, restore
+from .interrupts import is_from_signal_handler
 
 P = ParamSpec("P")
 
@@ -70,15 +71,16 @@ class _StreamFrame(Frame):
         if created_in is None or get_current_span(current).get_span_context().is_valid:
             created_in = current
         # A web framework may iterate after the request's handler, when no span is current.
-        return self.context_over(context_without_call(created_in))
+        return self.context_over(created_in)
 
     def leave(self, error: BaseException, generator: Any) -> None:
         """End the call if ``error`` has ended the stream and LangChain has not ended the call.
 
-        An error of a second step at the same time leaves the stream running.
+        An error of a second step at the same time leaves the stream running. An interrupt ends the call, also where it
+        came before or after the generator's own part of the step.
         """
         over = getattr(generator, "gi_frame", None) is None and getattr(generator, "ag_frame", None) is None
-        if over or not isinstance(error, Exception):
+        if over or not isinstance(error, Exception) or is_from_signal_handler(error.__traceback__):
             if self.call is not None:
                 self.call.fail(error)
             self.release()
@@ -139,6 +141,9 @@ class _StreamProxy:
         return self._generator.__class__
 
     def __getattr__(self, name: str) -> Any:
+        if name in _StreamProxy.__slots__:
+            # An interrupt came before the end of __init__.
+            raise AttributeError(name)
         return getattr(self._generator, name)
 
     def __repr__(self) -> str:
@@ -148,12 +153,18 @@ class _StreamProxy:
         return self._generator.__reduce_ex__(protocol)
 
     def __del__(self) -> None:
-        call = self._frame.call
+        frame = getattr(self, "_frame", None)
+        call = None if frame is None else frame.call
         if call is not None:
             try:
                 self._close_dropped()
             finally:
-                call.drop()
+                try:
+                    call.drop()
+                except BaseException:
+                    # Python swallows an interrupt of a destructor.
+                    call.drop()
+                    raise
 
     def _close_dropped(self) -> None:
         """Close the generator where nothing else can restore the context that closing it changes."""
@@ -168,21 +179,21 @@ class Stream(_StreamProxy):
         return self
 
     def __next__(self) -> Any:
-        frame = self._frame
-        if frame.context is None:
-            return next(self._generator) if frame.over else self._step(next, self._generator)
-        # The short way of _step.
-        variable, token = frame.variable, None
+        token = None
         try:
+            frame = self._frame
+            if frame.context is None:
+                return next(self._generator) if frame.over else self._step(next, self._generator)
+            # The short way of _step.
             try:
-                token = variable.set(frame.context)
+                token = frame.variable.set(frame.context)
                 return next(self._generator)
             finally:
-                token = token and variable.reset(token)
+                token = token and frame.variable.reset(token)
         except BaseException as error:
             if token is not None:
                 restore(token)
-            frame.leave(error, self._generator)
+            self._frame.leave(error, self._generator)
             raise
 
     def send(self, value: Any) -> Any:
@@ -202,10 +213,14 @@ class Stream(_StreamProxy):
         self._frame.close()
 
     def _step(self, resume: Callable[..., Any], *args: Any) -> Any:
-        step = _Step(self._frame, self._generator)
         try:
+            step = _Step(self._frame, self._generator)
             with step, step:
                 return resume(*args)
+        except BaseException as error:
+            # Also for an interrupt of the outer exit.
+            self._frame.leave(error, self._generator)
+            raise
         finally:
             # An exception that was thrown in must not live on in the traceback that it gets here.
             del args
@@ -267,10 +282,14 @@ class AsyncStream(_StreamProxy):
         self._frame.close()
 
     async def _step(self, resume: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        step = _Step(self._frame, self._generator)
         try:
+            step = _Step(self._frame, self._generator)
             with step, step:
                 return await resume(*args)
+        except BaseException as error:
+            # Also for an interrupt of the outer exit.
+            self._frame.leave(error, self._generator)
+            raise
         finally:
             # An exception that was thrown in must not live on in the traceback that it gets here.
             del args
