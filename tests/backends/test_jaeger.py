@@ -201,15 +201,17 @@ def test_a_request_its_task_and_the_model_call_are_one_trace(jaeger: Jaeger, tmp
     caller = Caller()
     with ProviderServer() as provider:
         services = Services(tmp_path, f"{provider.url}/v1", jaeger)
+        command = ("celery", "--app=celery_app", "worker", "--concurrency=1", "--without-gossip", "--without-mingle")
+        worker = services.start("worker", *command, path=(SUPPORT,), **environment)
         try:
-            worker = ("celery", "--app=celery_app", "worker", "--concurrency=1", "--without-gossip", "--without-mingle")
-            services.start("worker", *worker, path=(SUPPORT,), **environment)
             web = services.start_uvicorn("web", "queue_app:app", path=(SUPPORT,), **environment)
             web.wait()
             assert ask(web, "/queued/chat", caller).startswith('"')
             trace = jaeger.trace(caller.trace_id, spans=9)
         finally:
             services.stop()
+            # Shown if the test fails.
+            print(worker.log.read_text())
 
     assert (
         outline(trace, caller.span_id)
