@@ -188,7 +188,7 @@ class Inference(Call):
         with _END_GUARD:
             self.span.end(None if end == now else time_ns() - int((now - end) * 1e9))
         # A context that was copied during the call keeps this object, and must not keep the prompt.
-        self._request = self._request._replace(prompt=(), params=NOTHING)
+        self._request = self._request._replace(prompt=(), params=NOTHING, client=NOTHING)
         self._handled = self._seen = None
 
     def _abort(self) -> None:
