@@ -4,21 +4,24 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socketserver import BaseServer
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
+from opentelemetry_instrumentation_modelforge.console import columns, has_color
+
 from .collector import Collector
-from .tree import WIDTH, Span, format_trees, span_details
+from .tree import Span, format_trees, span_details
 
 PROGRAMS = ("celery", "opentelemetry-instrument", "uvicorn")
 
@@ -26,7 +29,7 @@ PROGRAMS = ("celery", "opentelemetry-instrument", "uvicorn")
 def argument_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the option of every example that has both variants."""
     parser = argparse.ArgumentParser(prog=f"./run {name}", description=description)
-    parser.add_argument("--programmatic", action="store_true", help="set OpenTelemetry up in code: programmatic.py")
+    parser.add_argument("--programmatic", action="store_true", help="set up OpenTelemetry in code (programmatic.py)")
     return parser
 
 
@@ -116,10 +119,60 @@ def run(command: Sequence[str], directory: Path, variables: Mapping[str, str]) -
     return status if status >= 0 else 1
 
 
-def start(command: Sequence[str], directory: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a command: programs are this environment's, and scripts those of `directory`."""
-    # In a directory without a .model-forge/config.json, which ModelForge would prefer.
-    return subprocess.Popen([_located(word, directory) for word in command], cwd=variables["HOME"], env=variables)
+@contextmanager
+def start(command: Sequence[str], directory: Path, variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command while the block runs, and wait for it at the end; kill it if the block raises.
+
+    Programs are this environment's, and scripts those of `directory`. The command has a process group of its own, so
+    that an interrupt from the terminal comes to this program only. It writes through this program, so that only
+    this program meets a closed pipe.
+    """
+    with subprocess.Popen(
+        [_located(word, directory) for word in command],
+        # Without a .model-forge/config.json, which ModelForge would prefer.
+        cwd=variables["HOME"],
+        env={**variables, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        output = _Output(process)
+        output.start()
+        try:
+            yield process
+        except BaseException:
+            _kill(process)
+            raise
+        output.join()
+    if output.closed:
+        raise BrokenPipeError
+
+
+class _Output(threading.Thread):
+    """Copies what a command writes to the standard output, and kills the command when nobody reads it any more."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(daemon=True)
+        self._process = process
+        self.closed = False
+
+    def run(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            for chunk in iter(self._process.stdout.read1, b""):
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            self.closed = True
+            _kill(self._process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a command and the processes that it started."""
+    if os.name == "posix":
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 def _located(word: str, directory: Path) -> str:
@@ -138,13 +191,8 @@ def _located(word: str, directory: Path) -> str:
 
 def print_trees(spans: Sequence[Span], details: Callable[[Span], Iterable[str]] = span_details) -> None:
     """Print the trees of spans, as wide as the terminal."""
-    width = shutil.get_terminal_size((WIDTH, 0)).columns
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    print("", *format_trees(spans, width, _red if coloured else str, details), sep="\n")
-
-
-def _red(line: str) -> str:
-    return f"\x1b[31m{line}\x1b[0m"
+    width, color, encoding = columns(sys.stdout), has_color(sys.stdout), sys.stdout.encoding
+    print("", *format_trees(spans, details, width=width, color=color, encoding=encoding), sep="\n")
 
 
 def check_spans(spans: Sequence[Span], expected: Iterable[str]) -> int:
@@ -154,7 +202,7 @@ def check_spans(spans: Sequence[Span], expected: Iterable[str]) -> int:
         return 0
     print(
         f"\nerror: {len(spans)} spans arrived, without {', '.join(missing.elements())}.\n"
-        f"Is this package installed for {sys.executable}? `./run` sees to it.",
+        f"Is this package installed for {sys.executable}? `./run` installs it.",
         file=sys.stderr,
     )
     return 1

@@ -1,4 +1,4 @@
-"""Runs the agent under OpenTelemetry and prints the traces it sent."""
+"""Runs a LangGraph agent and prints the traces of its model calls and tools."""
 
 import os
 import sys
@@ -7,21 +7,18 @@ from pathlib import Path
 
 from backend import Backend
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, command, loopback, print_trees, run, write_config
 
+HERE = Path(__file__).parent
 MODELS = {"agent": {"api_model_name": "gpt-4o-mini"}, "packer": {"api_model_name": "gpt-4.1-nano"}}
 EXPECTED_SPANS = ("request", "async request", "modelforge.get_llm")
-# Of the user's own OpenTelemetry variables, the one that decides whose the spans of the calls are.
+# The only OpenTelemetry variable taken from the user: it decides which instrumentation creates the model spans.
 DISABLED = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it, and return the agent's exit code, or 1 where its telemetry is missing."""
+    """Run it, and return the agent's exit code, or 1 if its telemetry is missing."""
     programmatic = argument_parser("agent", __doc__).parse_args(arguments).programmatic
     backend, collector = Backend(), Collector()
     with loopback("agent", backend, collector) as variables:

@@ -1,4 +1,4 @@
-"""A LangGraph agent on ModelForge's models. All it knows of OpenTelemetry are the spans of the requests it serves."""
+"""A LangGraph agent on ModelForge's models. It creates a span for each request, and no other telemetry."""
 
 import asyncio
 import logging
@@ -41,7 +41,7 @@ async def apacking(weather: str) -> str:
 
 
 def get_llm(model: str) -> BaseChatModel:
-    """Return a model of the configuration."""
+    """Return a model from the configuration."""
     return ModelForgeRegistry().get_llm("openai", model, enhanced=False)
 
 
@@ -52,7 +52,7 @@ def answer() -> str:
 
 
 async def aanswer() -> str:
-    """Answer it on the event loop."""
+    """Answer the question on the event loop."""
     agent = create_react_agent(get_llm("agent"), [aweather, apacking])
     return str((await agent.ainvoke({"messages": [("user", QUESTION)]}))["messages"][-1].content)
 

@@ -1,4 +1,4 @@
-"""What the agent talks to: an OpenAI-compatible server with canned answers, and a weather service."""
+"""The servers that the agent uses: an OpenAI-compatible one with canned answers, and a weather service."""
 
 import json
 from http import HTTPStatus

@@ -1,4 +1,4 @@
-"""Runs the application of the quickstart with the settings of a backend; without one, it prints the trace it sent."""
+"""Sends the quickstart's trace to a backend, or prints it."""
 
 import argparse
 import os
@@ -8,20 +8,17 @@ from pathlib import Path
 
 from settings import BACKENDS, MissingCredentialError
 
-HERE = Path(__file__).parent
-QUICKSTART = HERE.parent / "quickstart"
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, command, listens, loopback, print_trees, run
 from _shared.server import ChatServer
 
+HERE = Path(__file__).parent
+QUICKSTART = HERE.parent / "quickstart"
 EXPECTED_SPANS = ("answer question", "modelforge.get_llm", "langchain.llm.invoke")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it, and return the application's exit code, or 1 where its telemetry is missing."""
+    """Run it, and return the application's exit code, or 1 if its telemetry is missing."""
     options = _parse(arguments)
     if options.backend:
         print(*(f"$ export {name}={value}" for name, value in BACKENDS[options.backend].settings.items()), sep="\n")
@@ -42,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argument_parser("backends", __doc__)
-    parser.add_argument("backend", nargs="?", choices=BACKENDS, help="where to send to: %(choices)s", metavar="BACKEND")
-    parser.add_argument("--content", action="store_true", help="send what is said, too")
+    parser.add_argument(
+        "backend", nargs="?", choices=BACKENDS, help="the backend to send to: %(choices)s", metavar="BACKEND"
+    )
+    parser.add_argument("--content", action="store_true", help="also send prompts and answers")
     options = parser.parse_args(arguments)
     options.settings = {}
     if options.backend:
@@ -56,7 +55,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _check_endpoint(parser: argparse.ArgumentParser, settings: Mapping[str, str]) -> None:
-    """End with an error where nothing listens. What is far away may be behind a proxy, and is not asked."""
+    """Exit with an error if nothing listens at a plain HTTP endpoint. Others may be behind a proxy."""
     for name, value in settings.items():
         if name.endswith("_ENDPOINT") and value.startswith("http:") and not listens(value):
             parser.error(f"nothing listens at {value}")

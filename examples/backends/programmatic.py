@@ -1,4 +1,4 @@
-"""The application of the quickstart, with OpenTelemetry set up in code; where to send to is still the environment's."""
+"""The quickstart's application with OpenTelemetry set up in code. Environment variables still name the backend."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ import app
 
 
 def main() -> None:
-    """Set up OpenTelemetry, whose providers export what is left when the process ends, and run the application."""
+    """Set up OpenTelemetry and run the application. The providers export the rest when the process ends."""
     tracer_provider = TracerProvider()
     tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(tracer_provider)

@@ -1,4 +1,4 @@
-"""What OpenTelemetry has to be told to send to each backend."""
+"""OpenTelemetry's settings for each backend."""
 
 import base64
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ class MissingCredentialError(LookupError):
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """A backend's settings, with variables of the user's in them as in a shell."""
+    """The settings of a backend, which may refer to variables of the user as in a shell."""
 
     settings: Mapping[str, str]
     needs: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Variables without which there is no sending to it, and what they are."""
+    """Required variables, and what they are."""
     defaults: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Variables that need not be set."""
+    """Optional variables with their defaults."""
     basic: tuple[str, str] | None = None
-    """The variables whose values are user and password in `$BASIC`."""
+    """The variables that hold the user and the password for `$BASIC`."""
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        """Return the settings with the values of `given` in them."""
+        """Return the settings with the values of `given` filled in."""
         values = {**self.defaults, **{name: value for name, value in given.items() if value}}
         for name, meaning in self.needs.items():
             if name not in values:

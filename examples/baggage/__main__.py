@@ -1,24 +1,21 @@
-"""Runs the two services under OpenTelemetry and prints whose request each of their model calls was made for."""
+"""Runs two services and prints the tenant and the user of each model call."""
 
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
 
 from _shared.collector import Collector
 from _shared.local import argument_parser, command, loopback, print_trees, run, without_parts
 from _shared.server import ChatServer
 from _shared.tree import Span, span_details
 
+HERE = Path(__file__).parent
 KEYS = ("tenant", "user.id")
 EXPECTED = [["acme", "ada"], ["acme", "ada"], ["globex", "grace"]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run them, and return their exit code, or 1 where their telemetry is not what it should be."""
+    """Run them, and return their exit code, or 1 if a model call has the wrong tenant or user."""
     programmatic = argument_parser("baggage", __doc__).parse_args(arguments).programmatic
     collector = Collector()
     with loopback("baggage", ChatServer(), collector) as variables:
@@ -29,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_trees(without_parts(collector.spans), _details)
     callers = sorted(_entries(span) for span in collector.spans if span.name == "langchain.llm.invoke")
     if status == 0 and callers != EXPECTED:
-        print(f"\nerror: the model calls were made for {callers}, not {EXPECTED}", file=sys.stderr)
+        print(f"\nerror: the model calls have {callers}, expected {EXPECTED}", file=sys.stderr)
         return 1
     return status
 

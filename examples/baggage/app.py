@@ -1,4 +1,4 @@
-"""A gateway, which knows the tenant of a request, and the chat service that it asks, in one process."""
+"""A gateway that knows the tenant of a request, and the chat service that it calls, in one process."""
 
 import logging
 import threading
@@ -15,7 +15,7 @@ tracer = trace.get_tracer(__name__)
 
 
 def ask(url: str, tenant: str, user: str, *questions: str) -> None:
-    """Ask the service in the name of a tenant. The header of the baggage is HTTPX's instrumentation's to send."""
+    """Ask the service on behalf of a tenant. HTTPX's instrumentation sends the baggage header."""
     token = context.attach(baggage.set_baggage("tenant", tenant))
     try:
         with tracer.start_as_current_span("ask"):
@@ -44,7 +44,7 @@ def serving() -> Iterator[str]:
 
 
 def main() -> None:
-    """Serve and ask."""
+    """Start the service and send it requests."""
     # ModelForge writes its log to standard output.
     logging.getLogger("modelforge").setLevel(logging.WARNING)
     with serving() as url:

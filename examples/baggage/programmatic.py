@@ -16,7 +16,7 @@ from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
 
 
 def main() -> None:
-    """Set up OpenTelemetry, whose providers export what is left when the process ends, and serve and ask."""
+    """Set up OpenTelemetry and run the application. The providers export the rest when the process ends."""
     tracer_provider = TracerProvider()
     tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(tracer_provider)
@@ -24,7 +24,7 @@ def main() -> None:
 
     HTTPXClientInstrumentor().instrument()
     ModelForgeInstrumentor().instrument(baggage_keys=["tenant", "user.id"])
-    # A span for each part that is sent says nothing here.
+    # Spans for each part of a response add nothing here.
     FastAPIInstrumentor.instrument_app(service, exclude_spans=["receive", "send"])
 
     app.main()

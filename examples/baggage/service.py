@@ -1,10 +1,11 @@
-"""A chat service on a ModelForge model. Its middleware knows the user, and its caller the tenant."""
+"""A chat service on a ModelForge model. Its middleware knows the user; its caller knows the tenant."""
 
 from collections.abc import Awaitable, Callable
 
-from fastapi import FastAPI, Request, Response
 from modelforge import ModelForgeRegistry
 from opentelemetry import baggage, context
+
+from fastapi import FastAPI, Request, Response
 
 app = FastAPI()
 registry = ModelForgeRegistry()
@@ -12,7 +13,7 @@ registry = ModelForgeRegistry()
 
 @app.middleware("http")
 async def note_user(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Add the user to the baggage that came with the request."""
+    """Add the user to the request's baggage."""
     token = context.attach(baggage.set_baggage("user.id", request.headers["x-user"]))
     try:
         return await call_next(request)
@@ -22,6 +23,6 @@ async def note_user(request: Request, call_next: Callable[[Request], Awaitable[R
 
 @app.post("/titles")
 def titles(questions: list[str]) -> list[str]:
-    """Give each question a title. FastAPI runs this in a thread, and `batch` each call in another."""
+    """Give each question a title. FastAPI runs this function in a thread, and `batch` runs each call in another."""
     llm = registry.get_llm(enhanced=False)
     return [str(reply.content) for reply in llm.batch(questions)]

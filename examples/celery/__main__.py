@@ -1,4 +1,4 @@
-"""Runs the producer and a prefork worker under OpenTelemetry and prints the trace they sent."""
+"""Runs a Celery worker and prints the trace of a request, its tasks and their model calls."""
 
 import os
 import subprocess
@@ -10,17 +10,14 @@ from pathlib import Path
 
 from kombu import Connection
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, loopback, print_trees, start
 from _shared.server import ChatServer
 
+HERE = Path(__file__).parent
 EXPECTED_SPANS = ("answer request", "run/tasks.title", "modelforge.get_llm", "langchain.llm.invoke")
-# A process for each task, so that every span depends on the flush in tasks.py. And no talk among workers: the broker in
-# SQLite can't carry it, and there is one worker.
+# A process for each task, so that every span depends on the flush in tasks.py. Workers do not talk to each other,
+# because SQLite as a broker does not support it.
 WORKER = (
     *("worker", "--concurrency=2", "--max-tasks-per-child=1", "--loglevel=ERROR"),
     *("--without-gossip", "--without-mingle", "--without-heartbeat"),
@@ -29,9 +26,11 @@ PATIENCE_SECONDS = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it, and return the producer's exit code, or 1 where telemetry is missing."""
+    """Run it, and return the producer's exit code, or 1 if telemetry is missing."""
     parser = argument_parser("celery", __doc__)
-    parser.add_argument("--redis", metavar="URL", help="for the queue and the results, instead of SQLite files")
+    parser.add_argument(
+        "--redis", metavar="URL", help="use Redis for the queue and the results instead of SQLite files"
+    )
     options = parser.parse_args(arguments)
     application, script = ("programmatic", "programmatic") if options.programmatic else ("tasks", "producer")
     instrument = () if options.programmatic else ("opentelemetry-instrument",)
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     collector = Collector()
     with loopback("celery", ChatServer(), collector) as variables:
         variables.update(_queue(variables["HOME"], options.redis))
-        # Now, since in SQLite one of two that declare it at once fails.
+        # Declared once here: two processes that declare it at the same time fail in SQLite.
         with Connection(variables["CELERY_BROKER_URL"]) as connection:
             connection.SimpleQueue("celery").close()
         with _running(worker, variables) as process:
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _running(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker, and in the end let it finish what it is doing."""
+    """Run a worker, and let it finish its tasks at the end."""
     print("$", *command, "&", flush=True)
     with start(command, HERE, variables) as worker:
         try:
@@ -66,7 +65,7 @@ def _running(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[s
 
 
 def _produce(command: Sequence[str], variables: Mapping[str, str], worker: subprocess.Popen[bytes]) -> int:
-    """Run the producer, and return its exit code; or 1 where its worker has ended, which it would wait for."""
+    """Run the producer, and return its exit code, or 1 if the worker that it waits for has ended."""
     print("$", *command, flush=True)
     with start(command, HERE, variables) as producer:
         while producer.poll() is None:
@@ -85,7 +84,7 @@ def _queue(home: str, redis: str | None) -> dict[str, str]:
         "CELERY_RESULT_BACKEND": redis or f"db+sqlite:///{home}/results.sqlite",
         # For `--app`.
         "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH")))),
-        # Where they are installed, they have a span for each of Celery's own commands.
+        # If installed, they create a span for each of Celery's own commands.
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "redis,sqlalchemy,sqlite3",
     }
 

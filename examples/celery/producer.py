@@ -1,8 +1,9 @@
-"""Serves one request with the tasks of the queue. All it knows of OpenTelemetry is the span of the request."""
+"""Serves one request with the tasks of the queue. It creates a span for the request."""
 
-from celery import group
 from opentelemetry import trace
 from tasks import title
+
+from celery import group
 
 QUESTIONS = ("What should I wear in Lisbon today?", "Do I need an umbrella in Lisbon?")
 

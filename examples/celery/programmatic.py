@@ -23,7 +23,7 @@ __all__ = ["app"]
 
 @worker_process_init.connect
 def set_up(**_: object) -> None:
-    """Set OpenTelemetry up: in each child of a worker's pool, so that no thread or socket is left behind by a fork."""
+    """Set up OpenTelemetry in each child of the pool, because threads and sockets do not survive a fork."""
     tracer_provider = TracerProvider()
     tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(tracer_provider)

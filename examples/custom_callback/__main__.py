@@ -1,24 +1,21 @@
-"""Runs the example application and prints the trace that its callbacks made."""
+"""Traces one model with a callback, without patching, and prints the trace."""
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import check_spans, loopback, print_trees, run
 from _shared.server import ChatServer
 from _shared.tree import Span, span_details
 
+HERE = Path(__file__).parent
 EXPECTED_SPANS = ("answer questions", "langchain.llm.invoke", "langchain.llm.invoke")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it, and return the application's exit code, or 1 where its telemetry is missing."""
+    """Run it, and return the application's exit code, or 1 if its telemetry is missing."""
     argparse.ArgumentParser(prog="./run custom_callback", description=__doc__).parse_args(arguments)
     collector = Collector()
     with loopback("custom_callback", ChatServer(), collector) as variables:

@@ -1,4 +1,4 @@
-"""An application that traces one model by a callback, with no function patched, and has a callback of its own."""
+"""An application that traces one model with a callback, without patching, and has a callback of its own."""
 
 import logging
 from typing import Any
@@ -24,12 +24,12 @@ tracer = trace.get_tracer(__name__)
 
 
 class RequestTotals(BaseCallbackHandler):
-    """Counts on the span of a request what its model calls used.
+    """Records on the span of a request how many tokens its model calls used.
 
-    A callback runs in its caller's context, so that is the current span.
+    A callback runs in the caller's context, so the current span is the request's.
     """
 
-    # In an async call, too: else LangChain runs it in a thread.
+    # Otherwise LangChain runs the callback of an async call in a thread.
     run_inline = True
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ def answer() -> None:
 
 
 def main() -> None:
-    """Set up OpenTelemetry, whose providers export what is left when the process ends, and serve one request."""
+    """Set up OpenTelemetry and serve one request. The providers export the rest when the process ends."""
     # ModelForge writes its log to standard output.
     logging.getLogger("modelforge").setLevel(logging.WARNING)
     tracer_provider = TracerProvider()

@@ -1,4 +1,4 @@
-"""Runs the two example services under OpenTelemetry, sends them requests, and prints the trace that came of it."""
+"""Runs two FastAPI services and prints the trace of requests through both, with streamed answers."""
 
 import http.client
 import json
@@ -12,25 +12,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, listens, loopback, print_trees, start, without_parts
 from _shared.server import ChatServer
 from _shared.tree import Span
 
+HERE = Path(__file__).parent
 HOST = "127.0.0.1"
 START_SECONDS = 30
 EXPECTED_SPANS = 5 * ["langchain.llm.invoke"]
-# The caller's span, of which the services know by the header of a request. It is of this program, which has no tracer.
+# The caller's span, which the services know from a request header. This program has no tracer.
 TRACE_ID, CALLER_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 HEADERS = {"Content-Type": "application/json", "traceparent": f"00-{TRACE_ID}-{CALLER_ID}-01"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run them, and return 1 where telemetry is missing."""
+    """Run them, and return 1 if telemetry is missing."""
     programmatic = argument_parser("fastapi", __doc__).parse_args(arguments).programmatic
     app = "programmatic:app" if programmatic else "app:app"
     collector = Collector()
@@ -51,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             print(f"POST :{port}{path}", _ask(port, path), sep="\n", flush=True)
         answered = time.time_ns()
-    # The services have ended, and have sent what they had.
+    # The services have ended and exported everything.
     spans = without_parts(collector.spans)
     print_trees([Span(name="caller", span_id=CALLER_ID, start_ns=asked, end_ns=answered), *spans])
     if left_out := len(collector.spans) - len(spans):
-        print(f"\nLeft out: {left_out} spans of the parts of requests and responses.")
+        print(f"\nNot shown: {left_out} spans for the parts of requests and responses.")
     return check_spans(spans, EXPECTED_SPANS)
 
 
@@ -75,7 +72,7 @@ def _service(app: str, programmatic: bool, variables: Mapping[str, str], **other
             _wait_for(port, process)
             yield port
         finally:
-            # As Ctrl-C does: by SIGTERM uvicorn ends without a last export.
+            # As Ctrl-C does. After a SIGTERM uvicorn ends without a last export.
             process.send_signal(signal.SIGINT)
 
 
@@ -88,7 +85,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def _ask(port: int, path: str) -> str:
-    """Return the answer, of a stream with its events in one line."""
+    """Return the answer. The events of a stream are on one line."""
     with closing(http.client.HTTPConnection(HOST, port)) as connection:
         connection.request("POST", path, json.dumps({"text": "What is worn in Lisbon?"}), HEADERS)
         return "  " + " ".join(connection.getresponse().read().decode().split("\n"))

@@ -1,4 +1,4 @@
-"""A chat service on a ModelForge model, once with coroutines and once with plain functions. No word of telemetry."""
+"""A chat service on a ModelForge model, with coroutines and with plain functions. It contains no telemetry."""
 
 import json
 import logging
@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, closing
 from typing import Annotated
 
-from fastapi import Depends, FastAPI
 from fastapi.responses import StreamingResponse
 from langchain_core.language_models import BaseChatModel
 from modelforge import ModelForgeRegistry
 from pydantic import BaseModel
+
+from fastapi import Depends, FastAPI
 
 # ModelForge writes its log to standard output.
 logging.getLogger("modelforge").setLevel(logging.WARNING)
@@ -32,7 +33,7 @@ def model() -> BaseChatModel:
 
 
 def opened() -> Iterator[ExitStack]:
-    """What a request has opened, to be closed with it."""
+    """Yield a stack that is closed with the request."""
     with ExitStack() as stack:
         yield stack
 
@@ -50,7 +51,7 @@ async def chat(question: Question, llm: Model) -> Answer:
 @app.post("/chat/stream")
 async def chat_stream(question: Question, llm: Model) -> StreamingResponse:
     async def events() -> AsyncIterator[str]:
-        # ChatOpenAI with a base_url of its own asks for a stream's usage only when told to.
+        # ModelForge sets a base_url, and with one LangChain does not ask for a stream's usage unless told to.
         async for chunk in llm.astream(question.text, stream_usage=True):
             yield event(chunk.content)
 
@@ -64,7 +65,7 @@ def sync_chat(question: Question, llm: Model) -> Answer:
 
 @app.post("/sync/chat/stream")
 def sync_chat_stream(question: Question, llm: Model, opened: Opened) -> StreamingResponse:
-    # When a client goes away, Starlette leaves a plain generator to the garbage collector, and the model goes on.
+    # If a client disconnects, Starlette leaves a plain generator to the garbage collector, and the model goes on.
     chunks = opened.enter_context(closing(llm.stream(question.text, stream_usage=True)))
     return StreamingResponse((event(chunk.content) for chunk in chunks), media_type="text/event-stream")
 

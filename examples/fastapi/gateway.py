@@ -1,4 +1,4 @@
-"""A second service, in front of the first: the trace of a request runs through both."""
+"""A second service in front of the first. The trace of a request runs through both."""
 
 import os
 from collections.abc import AsyncIterator
@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
+
+from fastapi import FastAPI, Request
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    # An answer takes as long as the model takes.
+    # The model may take any time.
     async with httpx.AsyncClient(base_url=os.environ["CHAT_URL"], timeout=None) as chat:
         yield {"chat": chat}
 

@@ -22,5 +22,5 @@ metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetr
 
 HTTPXClientInstrumentor().instrument()
 ModelForgeInstrumentor().instrument()
-# A span for each part that is sent would be one for each chunk of a stream.
+# Otherwise each chunk of a stream has a span.
 FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"])

@@ -1,4 +1,4 @@
-"""Runs the application under OpenTelemetry and prints the trace it sent, or sends it to Jaeger."""
+"""Runs a standalone application and prints its trace, or sends it to Jaeger."""
 
 import argparse
 import sys
@@ -6,27 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, command, listens, loopback, print_trees, run
 from _shared.server import ChatServer
 
+HERE = Path(__file__).parent
 SERVICE = "jaeger-example"
 EXPECTED_SPANS = ("plan a day", "modelforge.get_llm", "langchain.llm.invoke")
-# Where Jaeger takes OTLP over HTTP, and where it shows its pages.
+# Jaeger's OTLP port over HTTP, and the port of its pages.
 ENDPOINT = "http://localhost:4318"
 PAGES_PORT = 16686
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it, and return the application's exit code, or 1 where its telemetry is missing."""
+    """Run it, and return the application's exit code, or 1 if its telemetry is missing."""
     options = _parse(arguments)
     collector = Collector()
     with loopback(SERVICE, ChatServer(), collector) as variables:
-        # Jaeger takes traces only.
+        # Jaeger accepts traces only.
         variables.update(OTEL_METRICS_EXPORTER="none", OTEL_LOGS_EXPORTER="none")
         if options.jaeger:
             variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = options.jaeger
@@ -46,7 +43,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     if options.jaeger and not listens(options.jaeger):
-        parser.error(f"nothing listens at {options.jaeger}: start Jaeger, as examples/jaeger/README.md says")
+        parser.error(f"nothing listens at {options.jaeger}: start Jaeger as examples/jaeger/README.md shows")
     return options
 
 

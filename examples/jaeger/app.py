@@ -1,4 +1,4 @@
-"""An application that asks its model twice. All it knows of OpenTelemetry is the span of the request it serves."""
+"""An application that asks its model twice. It creates a span for the request, and no other telemetry."""
 
 import logging
 
@@ -15,7 +15,7 @@ def main() -> None:
     with tracer.start_as_current_span("plan a day"):
         llm = ModelForgeRegistry().get_llm(enhanced=False)
         print(llm.invoke("Give a day in Lisbon a title of three words.").content)
-        # ChatOpenAI with a base_url of its own, as ModelForge makes it, asks for a stream's usage only when told to.
+        # ModelForge sets a base_url, and with one LangChain does not ask for a stream's usage unless told to.
         for chunk in llm.stream("And now in two.", stream_usage=True):
             print(chunk.content, end="", flush=True)
         print()

@@ -11,9 +11,9 @@ from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
 
 
 def main() -> None:
-    """Set up traces, which are all that Jaeger takes, and run the application."""
+    """Set up traces, since Jaeger accepts nothing else, and run the application."""
     tracer_provider = TracerProvider()
-    # To http://localhost:4318, where Jaeger listens, unless OTEL_EXPORTER_OTLP_ENDPOINT says otherwise.
+    # Sends to http://localhost:4318, where Jaeger listens, unless OTEL_EXPORTER_OTLP_ENDPOINT is set.
     tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(tracer_provider)
 

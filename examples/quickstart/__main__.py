@@ -1,4 +1,4 @@
-"""Runs the example application under OpenTelemetry and prints the trace and the metrics it sent."""
+"""Runs an application with three model calls and prints its trace and its metrics."""
 
 import argparse
 import os
@@ -6,21 +6,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, command, loopback, print_trees, run, write_config
 from _shared.server import ChatServer
 from _shared.tree import format_metrics
 
+HERE = Path(__file__).parent
 API_KEYS = ("MODELFORGE_OPENAI_API_KEY", "OPENAI_API_KEY")
 EXPECTED_SPANS = ("modelforge.get_llm", "langchain.llm.invoke")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it, and return the application's exit code, or 1 where its telemetry is missing."""
+    """Run it, and return the application's exit code, or 1 if its telemetry is missing."""
     options = _parse(arguments)
     chat, collector = ChatServer(), Collector()
     with loopback("quickstart", chat, collector) as variables:
@@ -39,8 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argument_parser("demo", __doc__)
-    parser.add_argument("--real", action="store_true", help="talk to OpenAI, with the key in OPENAI_API_KEY")
-    parser.add_argument("--model", default="gpt-4o-mini", help="the model to ask for (default: %(default)s)")
+    parser.add_argument(
+        "--real", action="store_true", help="send the requests to OpenAI, with the key in OPENAI_API_KEY"
+    )
+    parser.add_argument("--model", default="gpt-4o-mini", help="the model to use (default: %(default)s)")
     options = parser.parse_args(arguments)
     options.key = next(filter(None, map(os.environ.get, API_KEYS)), None) if options.real else "no-key-needed"
     if options.key is None:

@@ -1,4 +1,4 @@
-"""An application that uses ModelForge. All it knows of OpenTelemetry is the span of the request it serves."""
+"""An application that uses ModelForge. It creates a span for the request, and no other telemetry."""
 
 import logging
 
@@ -19,7 +19,7 @@ def weather(city: str) -> str:
 
 
 def answer(question: str) -> None:
-    """Print a title for the question, and its answer as it comes in."""
+    """Print a title for the question, and its answer as it arrives."""
     llm = ModelForgeRegistry().get_llm(enhanced=False)
 
     prompt = ChatPromptTemplate.from_template("Give this question a title of three words: {question}")
@@ -30,7 +30,7 @@ def answer(question: str) -> None:
     reply = llm.bind_tools([weather]).invoke(messages)
     messages += [reply, *(weather.invoke(call) for call in reply.tool_calls)]
 
-    # ChatOpenAI with a base_url of its own, as ModelForge makes it, asks for a stream's usage only when told to.
+    # ModelForge sets a base_url, and with one LangChain does not ask for a stream's usage unless told to.
     for chunk in llm.stream(messages, stream_usage=True):
         print(chunk.content, end="", flush=True)
     print()

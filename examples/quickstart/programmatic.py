@@ -14,7 +14,7 @@ from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
 
 
 def main() -> None:
-    """Set up OpenTelemetry, whose providers export what is left when the process ends, and run the application."""
+    """Set up OpenTelemetry and run the application. The providers export the rest when the process ends."""
     tracer_provider = TracerProvider()
     tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(tracer_provider)

@@ -1,4 +1,4 @@
-"""Runs the example application under OpenTelemetry and prints how each of its streams ended."""
+"""Runs an application with four streams and prints how each ended and when its first chunk came."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -7,19 +7,16 @@ from pathlib import Path
 from backend import Backend
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-HERE = Path(__file__).parent
-# For `_shared`.
-sys.path.append(str(HERE.parent))
-
 from _shared.collector import Collector
 from _shared.local import argument_parser, check_spans, command, loopback, print_trees, run
 from _shared.tree import Span, span_details
 
+HERE = Path(__file__).parent
 EXPECTED_SPANS = ("modelforge.get_llm", *4 * ["langchain.llm.invoke"])
 
 
 class EventCollector(Collector):
-    """Keeps the events of chunks, too, as spans: below the call, and from its start to the chunk."""
+    """Also keeps the events of chunks, as spans below the call that last from its start to the chunk."""
 
     def receive(self, path: str, body: bytes) -> bool:
         if path == "/v1/traces":
@@ -28,10 +25,10 @@ class EventCollector(Collector):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it, and return the application's exit code, or 1 where its telemetry is missing."""
+    """Run it, and return the application's exit code, or 1 if its telemetry is missing."""
     parser = argument_parser("streaming", __doc__)
     parser.add_argument(
-        "--chunk-events", choices=("first", "all", "off"), default="first", help="the chunks that are events"
+        "--chunk-events", choices=("first", "all", "off"), default="first", help="which chunks become events"
     )
     options = parser.parse_args(arguments)
     collector = EventCollector()

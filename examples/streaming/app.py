@@ -1,4 +1,4 @@
-"""Streams an answer four times, with four ends. All it knows of OpenTelemetry is a span for each."""
+"""An application that streams an answer four times, each with another end. It creates a span for each stream."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ tracer = trace.get_tracer(__name__)
 
 def read(llm: BaseChatModel) -> None:
     """Read a stream to its end."""
-    # ChatOpenAI with a base_url of its own, as ModelForge makes it, asks for a stream's usage only when told to.
+    # ModelForge sets a base_url, and with one LangChain does not ask for a stream's usage unless told to.
     for chunk in llm.stream("What is Lisbon like?", stream_usage=True):
         print(chunk.content, end="", flush=True)
     print()

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server that streams a canned answer, in which it stops or fails when the question says so."""
+"""An OpenAI-compatible server that streams a canned answer, and stops or fails in it if the question asks for that."""
 
 import json
 import re
@@ -23,7 +23,7 @@ class Backend(ThreadingHTTPServer):
         self.base_url = f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that went away."""
+        """Print nothing about a client that disconnected."""
 
 
 class _Handler(BaseHTTPRequestHandler):

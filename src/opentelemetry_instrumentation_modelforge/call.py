@@ -116,8 +116,9 @@ class Call(ABC):
         :param generations: what the stream had brought before.
         """
         if self._dropped_at is None:
-            self._dropped_at = perf_counter()
             self._dropped_generations = generations
+            self._dropped_at = perf_counter()
+        if id(self) in open_calls:
             end_soon(self.abandon)
 
     def abandon(self) -> None:

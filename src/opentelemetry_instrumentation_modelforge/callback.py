@@ -151,7 +151,8 @@ class OpenTelemetryCallback(BaseCallbackHandler):
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """End the call with its answer, unless the frame that ran the model has ended it."""
-        call = _call_of_run(run_id)
+        # The frame has usually ended the only one.
+        call = _call_of_run(run_id) if open_calls else None
         if call is not None:
             with _END_GUARD:
                 call.end(next(iter(_generations(response)), ()), getattr(response, "llm_output", None), response)
@@ -271,8 +272,11 @@ def llm_new_token(wrapped: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(wrapped)
     def on_llm_new_token(self: BaseRunManager, token: Any, *, chunk: object = None, **kwargs: Any) -> None:
-        if not _counted(self, chunk):
+        call = _only_call(self)
+        if call is None:
             wrapped(self, token, chunk=chunk, **kwargs)
+        else:
+            call.chunk(chunk)
 
     return on_llm_new_token
 
@@ -282,30 +286,33 @@ def allm_new_token(wrapped: Callable[..., Awaitable[None]]) -> Callable[..., Awa
 
     @wraps(wrapped)
     async def on_llm_new_token(self: BaseRunManager, token: Any, *, chunk: object = None, **kwargs: Any) -> None:
-        if not _counted(self, chunk):
+        call = _only_call(self)
+        if call is None:
             await wrapped(self, token, chunk=chunk, **kwargs)
+        else:
+            call.chunk(chunk)
 
     return on_llm_new_token
 
 
-def _counted(run: BaseRunManager, chunk: object) -> bool:
-    """Count a chunk if our callback is the only one of its run, and return whether it is."""
+_CALL_ATTRIBUTE: Final = "_opentelemetry_call"
+
+
+def _only_call(run: BaseRunManager) -> Call | None:
+    """Return the call of a run that has no other callback than ours."""
     handlers = run.handlers
+    if len(handlers) != 1:
+        return None
+    # Kept on LangChain's object of the run, since this runs for every chunk.
+    call: Call | None = run.__dict__.get(_CALL_ATTRIBUTE)
     # Not isinstance, because a subclass may do more.
-    if type(handlers) is not list or len(handlers) != 1 or type(handlers[0]) is not OpenTelemetryCallback:
-        return False
-    call = _call_of_run(run.run_id)
-    if call is not None:
-        call.chunk(chunk)
-    return True
+    if call is None and type(handlers[0]) is OpenTelemetryCallback:
+        call = run.__dict__[_CALL_ATTRIBUTE] = _call_of_run(run.run_id)
+    return call
 
 
 def _call_of_run(run_id: UUID) -> Call | None:
-    # The first is the usual one for a chunk.
-    call = current_call()
-    if call is not None and call.run_id is run_id:
-        return call
-    return call_of(run_id) or _unframed_calls.get(run_id)
+    return call_of(run_id) or (_unframed_calls.get(run_id) if _unframed_calls else None)
 
 
 def _dropped_stream(run_id: UUID) -> Call | None:

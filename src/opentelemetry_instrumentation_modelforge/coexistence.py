@@ -34,9 +34,7 @@ class InnerReport(InferenceData):
         self.metric_attributes = {}
 
     def response(self) -> Response:
-        """Return the response as the inner instrumentation has read it; empty if there is none."""
-        if self.operation_name is None:
-            return Response()
+        """Return the response as the inner instrumentation has read it."""
         usage = None
         if self.usage_input_tokens is not None:
             usage = Usage(

@@ -57,14 +57,14 @@ def _option(option_type: OptionType[Any], doc: str, default: object = None) -> A
 class Configuration:
     """The options in force, each checked."""
 
-    enabled: bool = _option(BOOLEAN, "`false` leaves ModelForge as it is.", True)
+    enabled: bool = _option(BOOLEAN, "`false` leaves ModelForge uninstrumented.", True)
     attributes: Mapping[str, AttributeValue] = _option(ATTRIBUTES, "Attributes added to both spans.", {})
     metric_attributes: Mapping[str, AttributeValue] = _option(
         ATTRIBUTES, "Attributes added to every metric. Each new value is a new time series.", {}
     )
     span_names: Literal["default", "semconv"] = _option(
         choice("default", "semconv"),
-        "The model span's name: `langchain.llm.invoke`, or the semantic conventions' (`chat gpt-4o-mini`).",
+        "Name of the model span: `langchain.llm.invoke`, or the semantic conventions' (`chat gpt-4o-mini`).",
         "default",
     )
     chunk_events: Literal["first", "all", "off"] = _option(
@@ -78,8 +78,8 @@ class Configuration:
     )
     stream_usage: bool = _option(
         BOOLEAN,
-        "Make OpenAI-compatible models ask for the usage of their streams, which then have tokens and a cost. The "
-        "provider must accept `stream_options`.",
+        "Ask OpenAI-compatible providers for the usage of streams, which then have tokens and a cost. The provider "
+        "must accept `stream_options`.",
         False,
     )
     baggage_keys: tuple[str, ...] = _option(KEYS, "Baggage entries copied onto both spans.", ())
@@ -88,8 +88,8 @@ class Configuration:
     )
     metadata_keys: tuple[str, ...] = _option(
         KEYS,
-        "Entries of the run's metadata (`RunnableConfig`) copied onto the model span. `tags` and `run_name` stand for "
-        "the run's own.",
+        "Entries of the run's metadata (`RunnableConfig`) copied onto the model span. The keys `tags` and `run_name` "
+        "copy the run's tags and name.",
         (),
     )
     metric_metadata_keys: tuple[str, ...] = _option(
@@ -100,28 +100,29 @@ class Configuration:
     )
     cost: "bool | CostFunction" = _option(
         COST,
-        "Record what a call cost. A function's result, in USD, replaces the computed price; `None` records none.",
+        "Record the cost of each call. The result of a function, in USD, replaces the computed cost; `None` records "
+        "no cost.",
         True,
     )
     error_messages: Literal["safe", "full"] | None = _option(
         choice("safe", "full"),
-        "`safe` tells of an error only its type, codes and stack. `full` adds its text, without credentials and at "
-        "most 4 KiB of it. The default is `safe`, or `full` where spans capture content.",
+        "`safe` records only the type, the codes and the stack of an error. `full` adds its text, without "
+        "credentials and at most 4 KiB of it. The default is `safe`, or `full` if spans capture content.",
     )
     max_content_length: int | None = _option(
         LENGTH, "Characters kept of one part of captured content. `null` keeps all of them."
     )
     request_hook: "RequestHook | None" = _option(
         function("span, messages and parameters"),
-        "Called with the model span before the model is. Its parameters include the run's `metadata`, `tags` and "
-        "`run_name`.",
+        "Called with the model span before the request is sent. The parameters include the run's `metadata`, `tags` "
+        "and `run_name`.",
     )
     response_hook: "ResponseHook | None" = _option(
         function("span and result"), "Called with the model span and LangChain's `LLMResult` before the span ends."
     )
     redact: Redact | None = _option(
         function("text, returning text"),
-        "Rewrites every captured text before it is recorded. If it raises, the text is dropped.",
+        "Rewrites every captured text before it is recorded. If the function raises, the text is dropped.",
     )
 
 

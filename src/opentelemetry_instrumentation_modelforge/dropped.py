@@ -7,11 +7,13 @@ A destructor may run inside a garbage collection, and so inside code that holds 
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from logging import getLogger
 from queue import SimpleQueue
 from threading import Thread
+from typing import Final
 
-_logger = getLogger(__name__)
+from .otel_utils import Guard
+
+_END_GUARD: Final = Guard("ending a dropped stream")
 
 _ends = SimpleQueue[Callable[[], None]]()
 _running = False
@@ -35,10 +37,8 @@ def start_thread() -> None:
 def _end_each() -> None:
     while True:
         end = _ends.get()
-        try:
+        with _END_GUARD:
             end()
-        except Exception:
-            _logger.exception("Telemetry fault while ending a dropped stream; the application is not affected")
         # Otherwise the last call would be kept until the next.
         del end
 

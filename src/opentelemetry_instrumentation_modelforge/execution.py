@@ -9,11 +9,10 @@ Each frame is entered twice (``with frame, frame:``). An interrupt may come betw
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from contextvars import Token
 from functools import wraps
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from opentelemetry.context import Context, attach, create_key, get_current
@@ -79,7 +78,11 @@ class Frame:
 
 def current_frame() -> Frame | None:
     """Return the innermost frame that runs a model in this context."""
-    frame = cast("Frame | None", get_current().get(_FRAME_KEY))
+    return _frame_in(get_current())
+
+
+def _frame_in(context: Context) -> Frame | None:
+    frame: Frame | None = context.get(_FRAME_KEY)  # pyright: ignore[reportAssignmentType]
     return None if frame is None or frame.over else frame
 
 
@@ -95,8 +98,11 @@ def restore(token: Token[Context]) -> None:
     A task that is destroyed while it waits is closed by its collector, in another context. There ``detach`` would log a
     failure, although nothing is wrong. A token that has been used has done its work.
     """
-    with suppress(ValueError, RuntimeError):
+    # Runs for every chunk, and contextlib.suppress takes several times as long.
+    try:  # noqa: SIM105
         token.var.reset(token)
+    except (ValueError, RuntimeError):
+        pass
 
 
 class _GenerateFrame(Frame):
@@ -106,7 +112,7 @@ class _GenerateFrame(Frame):
 
     def __init__(self, model: object) -> None:
         super().__init__(model)
-        self._calls: dict[UUID, Call] = {}
+        self._calls: list[Call] = []
         self._token: Token[Context] | None = None
 
     def __enter__(self) -> None:
@@ -117,15 +123,16 @@ class _GenerateFrame(Frame):
         if self._token is not None:
             self._token = restore(self._token)
         if error is not None:
-            for call in self._calls.values():
+            for call in self._calls:
                 call.fail(error)
         self.release()
 
     def call_of(self, run_id: UUID) -> Call | None:
-        return self._calls.get(run_id)
+        # LangChain passes the very object on, and comparing UUIDs takes several times as long.
+        return next((call for call in self._calls if call.run_id is run_id), None)
 
     def adopt(self, call: Call) -> None:
-        self._calls[call.run_id] = call
+        self._calls.append(call)
 
 
 class _RequestFrame:
@@ -138,9 +145,9 @@ class _RequestFrame:
 
     def __init__(self, run_manager: Any) -> None:
         current = get_current()
-        run_id = getattr(run_manager, "run_id", None)
-        # There is none for a model without our callback.
-        self._call = call_of(run_id) if run_id is not None else None
+        frame = _frame_in(current)
+        # None for a model without our callback.
+        self._call = None if frame is None or run_manager is None else frame.call_of(run_manager.run_id)
         self._context = context_without_call(current) if self._call is None else self._call.context_over(current)
         self._token: Token[Context] | None = None
 

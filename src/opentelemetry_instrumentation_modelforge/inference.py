@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from sys import exception
 from time import perf_counter, time_ns
 from typing import Final
+from uuid import UUID
 
 from langchain_core.language_models import BaseChatModel
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -26,10 +27,10 @@ from .request import Request
 from .response import Response, Usage
 from .semconv import EVENT_CHUNK, EVENT_OPERATION_DETAILS, MODELFORGE_CHUNK_INDEX, MODELFORGE_RESPONSE_CACHED
 from .telemetry import Telemetry
-from .values import NOTHING
 
 _EMPTY: Final = Response()
 _UNREPORTED: Final = Usage()
+_FORGOTTEN: Final = Request(UUID(int=0), ())
 
 # langchain-core marks an answer from its cache since it has this method (0.3.76).
 _CACHE_IS_MARKED: Final = hasattr(BaseChatModel, "_convert_cached_generations")
@@ -136,7 +137,7 @@ class Inference(Call):
             return
         self._seen = chunk
         now = perf_counter()
-        with _CHUNK_GUARD:
+        try:
             self.answer.add_chunk(chunk)
             if self._chunks:
                 if self._gaps is not None:
@@ -149,6 +150,10 @@ class Inference(Call):
             self._chunks += 1
             if self._model.every_chunk:
                 self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: self._chunks - 1})
+        except Exception:
+            # Entered here, because entering the guard for every chunk would cost as much as the rest.
+            with _CHUNK_GUARD:
+                raise
 
     def _note_first_chunk(self, now: float) -> None:
         telemetry = self._model.telemetry
@@ -188,7 +193,7 @@ class Inference(Call):
         with _END_GUARD:
             self.span.end(None if end == now else time_ns() - int((now - end) * 1e9))
         # A context that was copied during the call keeps this object, and must not keep the prompt.
-        self._request = self._request._replace(prompt=(), params=NOTHING, client=NOTHING)
+        self._request = _FORGOTTEN
         self._handled = self._seen = None
 
     def _abort(self) -> None:
@@ -208,7 +213,7 @@ class Inference(Call):
         response = self.answer.response(ending.generations, ending.llm_output)
         if not _CACHE_IS_MARKED and is_of_another_run(ending.generations, self.run_id):
             response = response._replace(cached=True, usage=None, cost=None)
-        if not response.cached:
+        if self._report.operation_name is not None and not response.cached:
             response = response.completed_by(self._report.response())
         if not response.finish_reasons and not ending.is_complete(response):
             response = response._replace(finish_reasons=("error",))

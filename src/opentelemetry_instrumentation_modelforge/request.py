@@ -140,8 +140,8 @@ class Request(NamedTuple):
         attributes: dict[str, AttributeValue] = {}
         for parameters in kind.request_parameters(self.params, self.client):
             for name, value in parameters.items():
-                if value is not None and (parameter := _PARAMETERS.get(name)):
-                    attribute, check = parameter
+                if value is not None and name in _PARAMETERS:
+                    attribute, check = _PARAMETERS[name]
                     if (checked := check(value)) is not None:
                         attributes[attribute] = checked
         metadata = self.metadata
@@ -183,7 +183,7 @@ def _conversation(metadata: Mapping[str, object]) -> str | None:
     if ambient := get_ambient_conversation_id():
         return text(ambient)
     for key in _CONVERSATION_KEYS:
-        if identifier := _identifier(metadata.get(key)):
+        if key in metadata and (identifier := _identifier(metadata[key])):
             return identifier
     return None
 

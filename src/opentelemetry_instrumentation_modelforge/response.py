@@ -1,7 +1,5 @@
 """What a provider answered: usage, finish reasons, model and id, as frozen values that say their own attributes."""
 
-from collections.abc import Iterator
-from itertools import chain
 from typing import Final, NamedTuple
 
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
@@ -16,8 +14,6 @@ from .semconv import (
     OPENAI_RESPONSE_SERVICE_TIER,
     OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
 )
-
-Attribute = tuple[str, AttributeValue]
 
 
 # A NamedTuple, because every call makes one of each and a frozen dataclass takes five times as long.
@@ -36,11 +32,9 @@ class Usage(NamedTuple):
     audio_input_tokens: int | None = None
     audio_output_tokens: int | None = None
 
-    def attributes(self) -> Iterator[Attribute]:
-        """Yield the usage attributes of the inference span, without the counts that are not known."""
-        for name, count in zip(_USAGE_ATTRIBUTES, self, strict=True):
-            if count is not None:
-                yield name, count
+    def attributes(self) -> dict[str, AttributeValue]:
+        """Return the usage attributes of the inference span, without the counts that are not known."""
+        return {name: count for name, count in zip(_USAGE_ATTRIBUTES, self, strict=True) if count is not None}
 
 
 _USAGE_ATTRIBUTES: Final = (
@@ -72,28 +66,31 @@ class Response(NamedTuple):
     api_type: str | None = None
     """The API of OpenAI that the answer came from: ``chat_completions`` or ``responses``."""
 
-    def attributes(self) -> Iterator[Attribute]:
-        """Yield the response attributes of the inference span."""
-        return chain(self._identity(), self._openai(), self.usage.attributes() if self.usage else ())
-
-    def _identity(self) -> Iterator[Attribute]:
-        if self.id is not None:
-            yield gen_ai.GEN_AI_RESPONSE_ID, self.id
-        if self.model is not None:
-            yield gen_ai.GEN_AI_RESPONSE_MODEL, self.model
-        if self.finish_reasons:
-            yield gen_ai.GEN_AI_RESPONSE_FINISH_REASONS, self.finish_reasons
-        if self.cached:
-            yield MODELFORGE_RESPONSE_CACHED, True
-
-    def _openai(self) -> Iterator[Attribute]:
-        if self.service_tier is not None:
-            yield OPENAI_RESPONSE_SERVICE_TIER, self.service_tier
-        if self.system_fingerprint is not None:
-            yield OPENAI_RESPONSE_SYSTEM_FINGERPRINT, self.system_fingerprint
-        if self.api_type is not None:
-            yield OPENAI_API_TYPE, self.api_type
+    def attributes(self) -> dict[str, AttributeValue]:
+        """Return the response attributes of the inference span, without those that are not known."""
+        attributes = {name: value for name, value in zip(_RESPONSE_ATTRIBUTES, self, strict=True) if name and value}
+        return attributes if self.usage is None else attributes | self.usage.attributes()  # pyright: ignore[reportReturnType]
 
     def completed_by(self, other: "Response") -> "Response":
         """Return this response with the fields that it lacks taken from ``other``."""
-        return Response._make(mine or theirs for mine, theirs in zip(self, other, strict=True))
+        return Response._make(
+            theirs if mine == unknown else mine for mine, theirs, unknown in zip(self, other, _UNKNOWN, strict=True)
+        )
+
+
+# A cost of 0.0 is known, so a field is compared with its default.
+_UNKNOWN: Final = Response()
+
+_RESPONSE_ATTRIBUTES: Final = (
+    gen_ai.GEN_AI_RESPONSE_ID,
+    gen_ai.GEN_AI_RESPONSE_MODEL,
+    gen_ai.GEN_AI_RESPONSE_FINISH_REASONS,
+    None,
+    None,
+    OPENAI_RESPONSE_SERVICE_TIER,
+    OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
+    MODELFORGE_RESPONSE_CACHED,
+    None,
+    OPENAI_API_TYPE,
+)
+"""By position. The usage has attributes of its own, and the call's ending those of the cost and of the error."""

@@ -226,15 +226,8 @@ def _cut(text: str, limit: float) -> str:
     return text[: int(limit) - 1] + _ELLIPSIS if limit >= 1 else ""
 
 
-class _RedactError(Exception):
-    """Stands for an error of ``redact`` in the log, whose message and notes may quote the text."""
-
-
 def _redacted(redact: Callable[[str], str], text: str) -> str:
-    try:
-        redacted = redact(text)
-    except Exception as error:  # noqa: BLE001 - the user's function may raise anything.
-        raise _RedactError(f"redact raised {type(error).__qualname__}").with_traceback(error.__traceback__) from None
+    redacted = redact(text)
     if not isinstance(redacted, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise _RedactError(f"redact returned a {type(redacted).__qualname__}, expected a str")
+        raise TypeError(f"redact returned a {type(redacted).__qualname__}, expected a str")
     return redacted

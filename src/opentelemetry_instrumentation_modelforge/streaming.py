@@ -14,7 +14,7 @@ A stream's first step, in order:
 """
 
 from collections.abc import Awaitable, Callable
-from contextvars import Token
+from contextvars import ContextVar, Token
 from functools import wraps
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self
@@ -25,6 +25,7 @@ from opentelemetry.trace import get_current_span
 
 from .call import Call
 from .execution import Frame, restore
+from .interrupts import is_from_signal_handler
 
 P = ParamSpec("P")
 
@@ -35,7 +36,7 @@ class _StreamFrame(Frame):
     It is apart from the generator, because a context that is copied during a step keeps the frame.
     """
 
-    __slots__ = ("_created_in", "call", "context")
+    __slots__ = ("_created_in", "call", "context", "variable")
 
     streaming: Final = True
 
@@ -44,6 +45,8 @@ class _StreamFrame(Frame):
         self.call: Call | None = None
         self.context: Context | None = None
         """The call's, once it is known. While it is None a step takes the long way."""
+        self.variable: ContextVar[Context]
+        """OpenTelemetry's, once the call is known. Each of its functions on the way there takes as long as this."""
         self._created_in: Context | None = get_current()
 
     def call_of(self, run_id: UUID) -> Call | None:
@@ -57,7 +60,7 @@ class _StreamFrame(Frame):
         if self.call is call:
             self.context = call.context
             # Not detached here: the step, in whose frame this runs, restores the context from before it.
-            attach(call.context_over(get_current()))
+            self.variable = attach(call.context_over(get_current())).var
 
     def step_context(self) -> Context:
         """Return the context for a step of a call without a context of its own, or for the first step."""
@@ -73,10 +76,11 @@ class _StreamFrame(Frame):
     def leave(self, error: BaseException, generator: Any) -> None:
         """End the call if ``error`` has ended the stream and LangChain has not ended the call.
 
-        An error of a second step at the same time leaves the stream running.
+        An error of a second step at the same time leaves the stream running. An interrupt ends the call, also where it
+        came before or after the generator's own part of the step.
         """
         over = getattr(generator, "gi_frame", None) is None and getattr(generator, "ag_frame", None) is None
-        if over or not isinstance(error, Exception):
+        if over or not isinstance(error, Exception) or is_from_signal_handler(error.__traceback__):
             if self.call is not None:
                 self.call.fail(error)
             self.release()
@@ -137,6 +141,9 @@ class _StreamProxy:
         return self._generator.__class__
 
     def __getattr__(self, name: str) -> Any:
+        if name in _StreamProxy.__slots__:
+            # An interrupt came before the end of __init__.
+            raise AttributeError(name)
         return getattr(self._generator, name)
 
     def __repr__(self) -> str:
@@ -146,12 +153,18 @@ class _StreamProxy:
         return self._generator.__reduce_ex__(protocol)
 
     def __del__(self) -> None:
-        call = self._frame.call
+        frame = getattr(self, "_frame", None)
+        call = None if frame is None else frame.call
         if call is not None:
             try:
                 self._close_dropped()
             finally:
-                call.drop()
+                try:
+                    call.drop()
+                except BaseException:
+                    # Python swallows an interrupt of a destructor.
+                    call.drop()
+                    raise
 
     def _close_dropped(self) -> None:
         """Close the generator where nothing else can restore the context that closing it changes."""
@@ -166,21 +179,21 @@ class Stream(_StreamProxy):
         return self
 
     def __next__(self) -> Any:
-        frame = self._frame
-        if frame.context is None:
-            return next(self._generator) if frame.over else self._step(next, self._generator)
-        # The short way of _step.
         token = None
         try:
+            frame = self._frame
+            if frame.context is None:
+                return next(self._generator) if frame.over else self._step(next, self._generator)
+            # The short way of _step.
             try:
-                token = attach(frame.context)
+                token = frame.variable.set(frame.context)
                 return next(self._generator)
             finally:
-                token = token and restore(token)
+                token = token and frame.variable.reset(token)
         except BaseException as error:
             if token is not None:
                 restore(token)
-            frame.leave(error, self._generator)
+            self._frame.leave(error, self._generator)
             raise
 
     def send(self, value: Any) -> Any:
@@ -200,10 +213,14 @@ class Stream(_StreamProxy):
         self._frame.close()
 
     def _step(self, resume: Callable[..., Any], *args: Any) -> Any:
-        step = _Step(self._frame, self._generator)
         try:
+            step = _Step(self._frame, self._generator)
             with step, step:
                 return resume(*args)
+        except BaseException as error:
+            # Also for an interrupt of the outer exit.
+            self._frame.leave(error, self._generator)
+            raise
         finally:
             # An exception that was thrown in must not live on in the traceback that it gets here.
             del args
@@ -231,7 +248,25 @@ class AsyncStream(_StreamProxy):
         return self
 
     def __anext__(self) -> Awaitable[Any]:
-        return self._generator.__anext__() if self._frame.over else self._step(self._generator.__anext__)
+        frame = self._frame
+        if frame.context is None:
+            return self._generator.__anext__() if frame.over else self._step(self._generator.__anext__)
+        return self._next(frame, frame.context)
+
+    async def _next(self, frame: _StreamFrame, context: Context) -> Any:
+        # The short way of _step.
+        token = None
+        try:
+            try:
+                token = frame.variable.set(context)
+                return await self._generator.__anext__()
+            finally:
+                token = token and restore(token)
+        except BaseException as error:
+            if token is not None:
+                restore(token)
+            frame.leave(error, self._generator)
+            raise
 
     def asend(self, value: Any) -> Awaitable[Any]:
         """Resume the generator with ``value``."""
@@ -247,10 +282,14 @@ class AsyncStream(_StreamProxy):
         self._frame.close()
 
     async def _step(self, resume: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        step = _Step(self._frame, self._generator)
         try:
+            step = _Step(self._frame, self._generator)
             with step, step:
                 return await resume(*args)
+        except BaseException as error:
+            # Also for an interrupt of the outer exit.
+            self._frame.leave(error, self._generator)
+            raise
         finally:
             # An exception that was thrown in must not live on in the traceback that it gets here.
             del args

@@ -57,7 +57,12 @@ def price(value: object) -> float | None:
 
 def mapping(value: object) -> Mapping[str, object]:
     """Return ``value`` if it is a mapping, else an empty one."""
-    return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else NOTHING
+    # Checked first, because the check of an abstract class takes several times as long.
+    if isinstance(value, dict):
+        return value  # pyright: ignore[reportUnknownVariableType]
+    if value is None:
+        return NOTHING
+    return value if isinstance(value, Mapping) else NOTHING  # pyright: ignore[reportUnknownVariableType]
 
 
 def items(value: object) -> Sequence[object]:

@@ -8,32 +8,36 @@ import json
 import os
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from google.protobuf.json_format import ParseDict
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from examples._shared.collector import Collector, read_spans
 from examples._shared.local import loopback
 from examples._shared.server import ANSWER, ChatServer
 from examples._shared.tree import Span
 from support import EXAMPLES, SUPPORT
+from support.documentation import backends_hook
 from support.examples import missing
-from support.services import GET_LLM, HOST, MODEL, TIMEOUT, Service, free_port
+from support.models import get_llm
+from support.programs import Program, fetch, until
+from support.providers import ProviderServer, Reply
+from support.services import GET_LLM, HOST, MODEL, TIMEOUT, free_port
+from support.telemetry import Telemetry
 
 if reason := missing():
     pytest.skip(reason, allow_module_level=True)
-
-T = TypeVar("T")
 
 QUICKSTART = EXAMPLES / "quickstart"
 SETTINGS: dict[str, Any] = runpy.run_path(str(EXAMPLES / "backends" / "settings.py"), run_name="settings")["BACKENDS"]
@@ -46,11 +50,12 @@ ON_BOTH = {
     "modelforge.model": "gpt-4o-mini",
     "modelforge.llm_type": "openai_compatible",
     "gen_ai.provider.name": "openai",
-    "gen_ai.request.model": "gpt-4o-mini",
     "server.address": HOST,
 }
+ON_GET_LLM = {**ON_BOTH, "modelforge.api_model": "gpt-4o-mini", "gen_ai.request.model": None}
 ON_CALL = {
     **ON_BOTH,
+    "gen_ai.request.model": "gpt-4o-mini",
     "gen_ai.operation.name": "chat",
     "gen_ai.response.model": "gpt-4o-mini",
     "gen_ai.usage.cost.currency": "USD",
@@ -72,22 +77,6 @@ CALLS = [
 
 
 # --- The programs ---
-
-
-class Program(Service):
-    """A backend, which keeps what it is sent in a directory of its own."""
-
-    def __init__(self, command: Sequence[str], ports: Sequence[int], directory: Path, **variables: str) -> None:
-        directory.mkdir()
-        path = os.pathsep.join([str(Path(command[0]).parent), os.environ["PATH"]])
-        super().__init__(command, ports[0], {**os.environ, "PATH": path, **variables}, directory)
-        self.ports = ports
-
-    def stop(self, number: signal.Signals = signal.SIGKILL) -> str:
-        """End it, and what it has started, of which nothing is to be kept."""
-        os.killpg(self.process.pid, number)
-        self.process.wait()
-        return self.log.read_text()
 
 
 def _datadog(program: str, directory: Path) -> Program:
@@ -212,23 +201,7 @@ def run(command: Sequence[str | Path], **variables: str) -> None:
 
 def run_example(backend: str, **variables: str) -> None:
     """Send to a backend as the README of `examples/backends` says."""
-    run([sys.executable, EXAMPLES / "backends", backend, "--content"], **variables)
-
-
-def fetch(url: str, body: Any = None) -> Any:
-    """Get JSON, or post it."""
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": "application/json"})) as response:
-        return json.load(response)
-
-
-def until(find: Callable[[], T | None]) -> T:
-    """Return what is found, once it is."""
-    deadline = time.monotonic() + TIMEOUT
-    while (found := find()) is None:
-        assert time.monotonic() < deadline, f"still nothing from {find}"
-        time.sleep(0.1)
-    return found
+    run([sys.executable, EXAMPLES, "backends", backend, "--content"], **variables)
 
 
 def from_json(resource_spans: Sequence[Mapping[str, Any]]) -> list[Span]:
@@ -257,7 +230,7 @@ def check(spans: Sequence[Span]) -> None:
     """What any backend has to have of the quickstart's trace."""
     assert tree(spans) == TREE
     (get_llm,) = named(spans, GET_LLM)
-    assert of_all(get_llm.attributes, ON_BOTH) == ON_BOTH
+    assert of_all(get_llm.attributes, ON_GET_LLM) == ON_GET_LLM
     assert [of_all(span.attributes, CALLS[0]) for span in named(spans, MODEL)] == CALLS
 
 
@@ -375,8 +348,9 @@ def test_phoenix_has_the_trace(stored: list[dict[str, Any]]) -> None:
 
 
 def test_phoenix_takes_a_model_span_for_a_call_of_a_model(stored: list[dict[str, Any]]) -> None:
+    kinds = [(span["name"], span["span_kind"]) for span in stored if span["span_kind"] == "LLM"]
+    assert kinds == [(MODEL, "LLM")] * 3
     calls = [span for span in stored if span["name"] == MODEL]
-    assert [span["span_kind"] for span in calls] == ["LLM"] * 3
     in_its_words = [
         {
             "llm.model_name": "gpt-4o-mini",
@@ -411,9 +385,37 @@ def test_phoenix_computes_the_cost_on_the_span(phoenix: Program, stored: list[di
     assert total["tokens"] == sum(map(sum, TOKENS))
 
 
+def test_phoenix_reads_users_sessions_and_written_cache_by_the_recipes(
+    phoenix: Program,
+    instrument: Callable[..., Telemetry],
+    tracer_provider: TracerProvider,
+    registry: Any,
+    provider_server: ProviderServer,
+) -> None:
+    exporter = OTLPSpanExporter(f"{phoenix.url}/v1/traces", headers={"x-project-name": "recipes"})
+    tracer_provider.add_span_processor(SimpleSpanProcessor(exporter))
+    instrument(metadata_keys=["user.id", "session.id"], response_hook=backends_hook("add_other_names"))
+    provider_server.reply = Reply(cache_write_tokens=3)
+    llm = get_llm(registry, "openrouter", "qwen")
+    llm.invoke("Hello", {"metadata": {"user.id": "u-7", "session.id": "s-42"}})
+
+    def find() -> dict[str, Any] | None:
+        spans = fetch(f"{phoenix.url}/v1/projects/recipes/spans")["data"]
+        return next((span for span in spans if span["name"] == MODEL), None)
+
+    with_recipes = {
+        "user.id": "u-7",
+        "session.id": "s-42",
+        "llm.token_count.prompt_details.cache_write": 3,
+    }
+    assert of_all(until(find)["attributes"], with_recipes) == with_recipes
+    (session,) = fetch(f"{phoenix.url}/v1/projects/recipes/sessions")["data"]
+    assert session["session_id"] == "s-42"
+
+
 @pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
 def test_phoenixs_page_shows_the_trace(phoenix: Program, stored: list[dict[str, Any]], tmp_path: Path) -> None:
-    (project,) = fetch(f"{phoenix.url}/v1/projects")["data"]
+    project = fetch(f"{phoenix.url}/v1/projects/default")["data"]
     last = [span for span in stored if span["name"] == MODEL][-1]
     page = (
         f"{phoenix.url}/projects/{project['id']}/traces/{last['context']['trace_id']}?selectedSpanNodeId={last['id']}"

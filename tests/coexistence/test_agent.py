@@ -156,7 +156,7 @@ def test_so_also_where_the_official_instrumentation_came_first(
 @pytest.mark.parametrize("arguments", [(), ("--programmatic",)], ids=["zero-code", "programmatic"])
 def test_the_example_shows_both_requests(arguments: tuple[str, ...]) -> None:
     result = subprocess.run(
-        [sys.executable, EXAMPLE, *arguments],
+        [sys.executable, EXAMPLES, "agent", *arguments],
         capture_output=True,
         check=False,
         encoding="utf-8",

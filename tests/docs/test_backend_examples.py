@@ -12,20 +12,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.util.re import parse_env_headers
 
 from support import DOCS, EXAMPLES
+from support.documentation import backends_hook
 from support.examples import TREE, missing, without_numbers
 from support.models import get_llm
 from support.providers import HOST, ProviderServer, Reply, unused_port
 from support.telemetry import Telemetry
 
-JAEGER = EXAMPLES / "jaeger"
-BACKENDS_EXAMPLE = EXAMPLES / "backends"
 JAEGER_TREE = """\
 plan a day
 ├─ modelforge.get_llm [N]: openai · gpt-4o-mini · openai_compatible
@@ -35,16 +33,16 @@ plan a day
    └─ POST: N · http://N:N/v1/chat/completions
 """
 
-MODULE: dict[str, Any] = runpy.run_path(str(BACKENDS_EXAMPLE / "settings.py"), run_name="settings")
+MODULE: dict[str, Any] = runpy.run_path(str(EXAMPLES / "backends" / "settings.py"), run_name="settings")
 BACKENDS: dict[str, Any] = MODULE["BACKENDS"]
 MissingCredentialError: type[Exception] = MODULE["MissingCredentialError"]
 
 
-def run(example: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(example: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     needed = {name for backend in BACKENDS.values() for name in backend.needs}
     kept = {name: value for name, value in os.environ.items() if name not in needed}
     return subprocess.run(
-        [sys.executable, example, *arguments],
+        [sys.executable, EXAMPLES, example, *arguments],
         capture_output=True,
         check=False,
         encoding="utf-8",
@@ -98,10 +96,10 @@ def intake() -> Iterator[Intake]:
 @pytest.mark.usefixtures("runnable")
 @pytest.mark.parametrize(
     ("example", "arguments", "tree"),
-    [(JAEGER, (), JAEGER_TREE), (BACKENDS_EXAMPLE, ("--programmatic",), TREE)],
+    [("jaeger", (), JAEGER_TREE), ("backends", ("--programmatic",), TREE)],
     ids=["jaeger", "backends"],
 )
-def test_prints_the_trace_without_a_backend(example: Path, arguments: tuple[str, ...], tree: str) -> None:
+def test_prints_the_trace_without_a_backend(example: str, arguments: tuple[str, ...], tree: str) -> None:
     result = run(example, *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -111,7 +109,7 @@ def test_prints_the_trace_without_a_backend(example: Path, arguments: tuple[str,
 
 @pytest.mark.usefixtures("runnable")
 def test_sends_to_jaeger(intake: Intake) -> None:
-    result = run(JAEGER, "--jaeger", intake.url, "--programmatic")
+    result = run("jaeger", "--jaeger", intake.url, "--programmatic")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert {path for path, _, _ in intake.requests} == {"/v1/traces"}
@@ -122,7 +120,7 @@ def test_sends_to_jaeger(intake: Intake) -> None:
 @pytest.mark.usefixtures("runnable")
 def test_sends_to_a_backend_with_its_credentials_and_says_none_of_them(intake: Intake) -> None:
     keys = {"LANGFUSE_PUBLIC_KEY": "pk-lf-1", "LANGFUSE_SECRET_KEY": "sk-lf-2"}
-    result = run(BACKENDS_EXAMPLE, "langfuse", "--content", LANGFUSE_BASE_URL=intake.url, **keys)
+    result = run("backends", "langfuse", "--content", LANGFUSE_BASE_URL=intake.url, **keys)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert {path for path, _, _ in intake.requests} == {"/api/public/otel/v1/traces"}
@@ -138,13 +136,13 @@ def test_sends_to_a_backend_with_its_credentials_and_says_none_of_them(intake: I
 @pytest.mark.parametrize(
     ("example", "arguments", "error"),
     [
-        (BACKENDS_EXAMPLE, ("newrelic",), "newrelic needs NEW_RELIC_LICENSE_KEY, the license key of your account"),
-        (BACKENDS_EXAMPLE, ("phoenix",), "nothing listens at {url}/v1/traces"),
-        (JAEGER, ("--jaeger", "{url}"), "nothing listens at {url}: start Jaeger"),
+        ("backends", ("newrelic",), "newrelic needs NEW_RELIC_LICENSE_KEY, the license key of your account"),
+        ("backends", ("phoenix",), "nothing listens at {url}/v1/traces"),
+        ("jaeger", ("--jaeger", "{url}"), "nothing listens at {url}: start Jaeger"),
     ],
     ids=["credential", "backend", "jaeger"],
 )
-def test_says_what_is_missing(example: Path, arguments: tuple[str, ...], error: str) -> None:
+def test_says_what_is_missing(example: str, arguments: tuple[str, ...], error: str) -> None:
     url = f"http://{HOST}:{unused_port()}"
     result = run(example, *(argument.format(url=url) for argument in arguments), PHOENIX_URL=url)
     assert result.returncode == 2
@@ -203,15 +201,7 @@ def test_the_documentation_has_the_same_settings(name: str) -> None:
 def test_the_hook_for_langfuse_gives_tokens_and_cost(
     instrument: Callable[..., Telemetry], registry: Any, provider_server: ProviderServer
 ) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "backends.md").read_text(), re.DOTALL)
-    given: list[Any] = []
-
-    class Instrumentor:
-        def instrument(self, *, response_hook: Any) -> None:
-            given.append(response_hook)
-
-    exec(code, {"ModelForgeInstrumentor": Instrumentor})
-    telemetry = instrument(response_hook=given[0])
+    telemetry = instrument(response_hook=backends_hook("for_langfuse"))
     get_llm(registry, "openai", "gpt-4o-mini").invoke("Hi")
     provider_server.reply = Reply(usage=False)
     get_llm(registry, "openai", "gpt-4o-mini").invoke("Hi")
@@ -222,10 +212,23 @@ def test_the_hook_for_langfuse_gives_tokens_and_cost(
     assert "langfuse.observation.cost_details" not in second
 
 
+def test_the_hook_for_other_names_repeats_cost_and_cache(
+    instrument: Callable[..., Telemetry], registry: Any, provider_server: ProviderServer
+) -> None:
+    telemetry = instrument(response_hook=backends_hook("add_other_names"))
+    provider_server.reply = Reply(cost=0.25, cache_write_tokens=3)
+    get_llm(registry, "openrouter", "qwen").invoke("Hi")
+    provider_server.reply = Reply(usage=False)
+    get_llm(registry, "openrouter", "qwen").invoke("Hi")
+    first, second = (span.attributes for span in telemetry.spans() if span.name == "langchain.llm.invoke")
+    assert (first["gen_ai.usage.cost"], first["gen_ai.usage.cache_creation.input_tokens"]) == (0.25, 3)
+    assert second.keys().isdisjoint({"gen_ai.usage.cost", "gen_ai.usage.cache_creation.input_tokens"})
+
+
 def test_the_readme_names_every_backend_and_variable() -> None:
     rows = [
         [cell.strip() for cell in row.strip("|").split("|")]
-        for row in (BACKENDS_EXAMPLE / "README.md").read_text().splitlines()
+        for row in (EXAMPLES / "backends" / "README.md").read_text().splitlines()
         if row.startswith("| `") and "./run" not in row
     ]
     named = {name.strip("`"): [set(re.findall(r"`(\w+)`", cell)) for cell in cells] for name, *cells in rows}

@@ -320,7 +320,7 @@ answer request
 @pytest.mark.parametrize("arguments", [(), ("--programmatic",)], ids=["zero-code", "programmatic"])
 def test_example(arguments: Sequence[str]) -> None:
     result = subprocess.run(
-        [sys.executable, EXAMPLES / "celery", *arguments],
+        [sys.executable, EXAMPLES, "celery", *arguments],
         capture_output=True,
         check=False,
         encoding="utf-8",

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
+from support import EXAMPLES
 from support.environment import lacking
 from support.examples import missing, without_numbers
 
 if reason := missing() or lacking("fastapi", "uvicorn", instrumentors=("fastapi",)):
     pytest.skip(reason, allow_module_level=True)
 
-from support.services import FASTAPI
 
 CHAT = """\
 {0}├─ POST {1}: N · http://N:N{1}
@@ -43,7 +43,7 @@ TREE = (
 @pytest.mark.parametrize("arguments", [(), ("--programmatic",)], ids=["zero-code", "programmatic"])
 def test_prints_one_trace_of_both_services(arguments: tuple[str, ...]) -> None:
     result = subprocess.run(
-        [sys.executable, FASTAPI, *arguments],
+        [sys.executable, EXAMPLES, "fastapi", *arguments],
         capture_output=True,
         check=False,
         encoding="utf-8",

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery import Celery, chord, group
 from celery.signals import worker_process_shutdown
 from kombu.transport.sqlalchemy import Transport
 from opentelemetry import baggage, context, metrics, trace
+
+from celery import Celery, chord, group
 
 TIMEOUT = 120
 """Seconds to wait for what happens soon, unless the test is about to fail."""

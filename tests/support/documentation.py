@@ -9,6 +9,7 @@ from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from pytest_examples import CodeExample, EvalExample, find_examples
 
 from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
+from support import DOCS
 from support.models import get_llm
 
 
@@ -27,3 +28,16 @@ def run_example(example: CodeExample, eval_example: EvalExample, registry: Any) 
         for instrumentor in (ModelForgeInstrumentor(), HTTPXClientInstrumentor()):
             if instrumentor.is_instrumented_by_opentelemetry:
                 instrumentor.uninstrument()
+
+
+def backends_hook(name: str) -> Any:
+    """Return the response hook that the page on backends defines under a name."""
+    (code,) = (example.source for example in python_examples(DOCS / "backends.md") if f"def {name}(" in example.source)
+    hooks: list[Any] = []
+
+    class Instrumentor:
+        def instrument(self, *, response_hook: Any) -> None:
+            hooks.append(response_hook)
+
+    exec(code, {"ModelForgeInstrumentor": Instrumentor})
+    return hooks[0]

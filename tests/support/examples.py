@@ -48,7 +48,7 @@ def outputs_of(*commands: tuple[str, ...]) -> Outputs:
     """Run examples at once, each with its arguments, and return what they print."""
     runs = {
         (name, *arguments): subprocess.Popen(
-            [sys.executable, EXAMPLES / name, *arguments],
+            [sys.executable, EXAMPLES, name, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",

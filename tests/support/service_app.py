@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from app import Answer, Model, Question, app, registry
-from fastapi import FastAPI
 from opentelemetry import trace
+
+from fastapi import FastAPI
 
 __all__ = ["app"]
 

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -145,9 +145,13 @@ class Service:
 
     def wait(self) -> None:
         """Return once it listens."""
+        self.wait_for(self.port)
+
+    def wait_for(self, port: int) -> None:
+        """Return once it listens on a port."""
         deadline = time.monotonic() + TIMEOUT
         while True:
-            with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), 1):
+            with contextlib.suppress(OSError), socket.create_connection((HOST, port), 1):
                 return
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"{self.process.args} did not start:\n{self.log.read_text()}")
@@ -175,10 +179,16 @@ def ask(service: Service, path: str, caller: Caller) -> str:
     return body
 
 
-class Services:
-    """Starts services that use the models at a URL, and send what they trace to one collector."""
+class Receiver(Protocol):
+    """What takes OTLP over HTTP."""
 
-    def __init__(self, home: Path, models_url: str, collector: Traces) -> None:
+    endpoint: str
+
+
+class Services:
+    """Starts services that use the models at a URL, and send what they trace to one receiver."""
+
+    def __init__(self, home: Path, models_url: str, collector: Receiver) -> None:
         self._home = home
         self._collector = collector
         self._started: list[Service] = []

@@ -7,18 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from captured import (
-    INPUT,
-    OUTPUT,
-    PNG,
-    PNG_BASE64,
-    SYSTEM,
-    TOOLS,
-    assert_valid,
-    captured,
-    generation,
-    output_message,
-)
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, Generation
 from opentelemetry._logs import LogRecord
@@ -37,6 +25,18 @@ from opentelemetry.util.genai.types import BlobPart, TextPart
 
 from opentelemetry_instrumentation_modelforge import capture as module
 from opentelemetry_instrumentation_modelforge.capture import Content, ContentCapture
+from support.captured import (
+    INPUT,
+    OUTPUT,
+    PNG,
+    PNG_BASE64,
+    SYSTEM,
+    TOOLS,
+    assert_valid,
+    captured,
+    generation,
+    output_message,
+)
 
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 EMIT = "OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT"

@@ -11,8 +11,8 @@ from langchain_github_copilot import ChatGitHubCopilot
 from langchain_github_copilot import base as integration
 
 from opentelemetry_instrumentation_modelforge.providers.github_copilot import GitHubCopilot
-from opentelemetry_instrumentation_modelforge.request import request_attributes
 from opentelemetry_instrumentation_modelforge.response import Response, Usage
+from support.requests import request_with
 
 COPILOT = GitHubCopilot()
 TOKEN = "ghu_0123456789abcdef"
@@ -113,7 +113,7 @@ def test_the_span_says_what_the_client_sends(
     fields: dict[str, Any], kwargs: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     model = chat_model(**fields)
-    assert request_attributes(COPILOT, model._get_invocation_params(**kwargs), None, vars(model)) == expected
+    assert request_with(model._get_invocation_params(**kwargs), client=vars(model)).attributes(COPILOT) == expected
 
 
 def test_the_server_is_the_one_that_the_client_calls() -> None:

@@ -14,8 +14,8 @@ from langchain_google_genai import ChatGoogleGenerativeAI, Modality
 from langchain_google_genai import chat_models as integration
 
 from opentelemetry_instrumentation_modelforge.providers.google_genai import GoogleGenAI
-from opentelemetry_instrumentation_modelforge.request import request_attributes
 from opentelemetry_instrumentation_modelforge.response import Response, Usage
+from support.requests import request_with
 
 GOOGLE = GoogleGenAI()
 MODEL = "gemini-2.5-pro-002"
@@ -248,7 +248,7 @@ def test_the_span_says_what_the_client_sends(fields: dict[str, Any], kwargs: dic
     config = request(model, **kwargs).generation_config
     expected = {name: value for name, get in SENT.items() if (value := get(config)) not in (None, 0, 0.0, ())}
     params = model._get_invocation_params(**kwargs)
-    attributes = request_attributes(GOOGLE, params, None, vars(model))
+    attributes = request_with(params, client=vars(model)).attributes(GOOGLE)
     # A number that is not set is 0 in a protobuf message.
     assert {name: value for name, value in attributes.items() if value != 0} == expected
 
@@ -283,21 +283,21 @@ def test_the_mime_type_of_the_call_or_of_the_model_wins(
     model = chat_model(**fields)
     mime_type = request(model, **kwargs).generation_config.response_mime_type
     assert {"application/json": "json", "text/plain": "text"}[mime_type] == output_type
-    attributes = request_attributes(GOOGLE, model._get_invocation_params(**kwargs), None, vars(model))
+    attributes = request_with(model._get_invocation_params(**kwargs), client=vars(model)).attributes(GOOGLE)
     assert attributes["gen_ai.output.type"] == output_type
 
 
 @pytest.mark.parametrize("kwargs", [{"temperature": 0.25}, {"max_output_tokens": 5}, {"top_k": 3}, {"seed": 8}])
 def test_what_the_client_ignores_is_not_claimed(kwargs: dict[str, Any]) -> None:
     model = chat_model()
-    assert request_attributes(GOOGLE, model._get_invocation_params(**kwargs), None, vars(model)) == {
+    assert request_with(model._get_invocation_params(**kwargs), client=vars(model)).attributes(GOOGLE) == {
         "gen_ai.request.temperature": 0.5
     }
 
 
 def test_without_the_model_its_parameters_are_those_that_langchain_tells() -> None:
     params = chat_model(top_k=7)._get_invocation_params(stop=["END"])
-    assert request_attributes(GOOGLE, params, None, {}) == {
+    assert request_with(params).attributes(GOOGLE) == {
         "gen_ai.request.temperature": 0.5,
         "gen_ai.request.top_k": 7,
         "gen_ai.request.stop_sequences": ("END",),
@@ -313,3 +313,20 @@ def test_the_server_is_the_one_of_the_transport() -> None:
 
 def test_system_instructions_are_apart_from_the_messages() -> None:
     assert GOOGLE.separate_system_instructions
+
+
+@pytest.mark.parametrize(
+    ("params", "client", "expected"),
+    [
+        ({"model": "models/gemini-2.5-flash"}, {}, "gemini-2.5-flash"),
+        ({"model": "models/gemini-2.5-flash"}, {"model": "models/gemini-2.5-pro"}, "gemini-2.5-pro"),
+        ({"model": "gemini-2.5-flash"}, {}, "gemini-2.5-flash"),
+        ({"model": 3}, {}, None),
+        ({}, {}, None),
+    ],
+    ids=["parameters", "the client ignores a call's model", "no collection", "no text", "unknown"],
+)
+def test_the_requested_model_is_the_clients_without_its_collection(
+    params: dict[str, Any], client: dict[str, Any], expected: str | None
+) -> None:
+    assert GOOGLE.requested_model(params, client) == expected

@@ -1,4 +1,4 @@
-"""Measurements wait for a collection, and for nothing else."""
+"""Measurements wait for a collection, for nothing else, and take little memory meanwhile."""
 
 from __future__ import annotations
 
@@ -6,38 +6,50 @@ import gc
 import math
 import os
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import ref
 
 import pytest
+from opentelemetry.context import Context
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeterProvider
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, Tracer, get_current_span
 
+from opentelemetry_instrumentation_modelforge import measurement
 from opentelemetry_instrumentation_modelforge.measurement import (
-    MOST_CALLS,
-    MOST_SERIES,
-    Measurements,
-    exemplar_context,
-    measurements_of,
+    BLOCK,
+    MOST_BLOCKS,
+    MOST_WAITING,
+    Attributes,
+    Collections,
+    Instrument,
+    record_waiting,
 )
+
+ATTRIBUTES: Attributes = {"gen_ai.request.model": "gpt-4o-mini"}
+MIB, KIB = 2**20, 2**10
 
 
 class Recorder:
-    """Keeps what reaches it, in order."""
+    """Keeps what reaches it, in order. It stands for the method of an OpenTelemetry instrument."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
+        self.attributes: list[Attributes] = []
+        self.contexts: list[Context] = []
 
-    def __call__(self, *measured: float) -> None:
-        self.values += measured
+    def __call__(self, value: float, attributes: Attributes, context: Context) -> None:
+        self.values.append(value)
+        self.attributes.append(attributes)
+        self.contexts.append(context)
 
 
 class OtherProvider(MeterProvider):
-    """Somebody else's provider, which may ask asynchronous instruments, or never does."""
+    """Another implementation's provider, which may ask asynchronous instruments, or never does."""
 
     def __init__(self) -> None:
         self.callbacks: list[Callable[[Any], Any]] = []
@@ -48,8 +60,32 @@ class OtherProvider(MeterProvider):
         return meter
 
 
-def meter_of(provider: MeterProvider) -> Meter:
-    return provider.get_meter("test")
+class PlainProvider(OtherProvider):
+    """A provider without a hash and without weak references, as a plain dataclass with slots is."""
+
+    __slots__ = ("callbacks",)
+    __hash__ = None  # type: ignore[assignment]
+
+
+class FailingProvider(OtherProvider):
+    """A provider whose meters have no gauge."""
+
+    def get_meter(self, *args: Any, **kwargs: Any) -> Meter:
+        meter = NoOpMeterProvider().get_meter("failing")
+        meter.create_observable_gauge = None  # type: ignore[method-assign, assignment]
+        return meter
+
+
+def collections_of(provider: MeterProvider) -> Collections:
+    return Collections(provider, provider.get_meter("test"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits() -> Iterator[None]:
+    """The measurements of a process wait together, so other tests' are recorded first."""
+    record_waiting()
+    yield
+    record_waiting()
 
 
 @pytest.fixture
@@ -60,22 +96,56 @@ def reader() -> Iterator[InMemoryMetricReader]:
 
 
 @pytest.fixture
-def measurements(reader: InMemoryMetricReader) -> Measurements:
-    provider = sdk.MeterProvider([reader])
-    return measurements_of(provider, meter_of(provider))
+def meter_provider(reader: InMemoryMetricReader) -> sdk.MeterProvider:
+    return sdk.MeterProvider([reader])
 
 
-def take(measurements: Measurements, record: Recorder, *values: float) -> None:
+@pytest.fixture
+def collections(meter_provider: sdk.MeterProvider) -> Collections:
+    return collections_of(meter_provider)
+
+
+@pytest.fixture
+def record() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def instrument(record: Recorder, collections: Collections) -> Instrument:
+    return Instrument(record, collections)
+
+
+@pytest.fixture(scope="module")
+def tracer() -> Tracer:
+    return TracerProvider(shutdown_on_exit=False).get_tracer("test")
+
+
+def span_context(tracer: Tracer) -> SpanContext:
+    span = tracer.start_span("langchain.llm.invoke")
+    span.end()
+    return span.get_span_context()
+
+
+def measure(instrument: Instrument, *values: float) -> None:
     for value in values:
-        measurements.take(record, value)
+        instrument.record(value, ATTRIBUTES, INVALID_SPAN_CONTEXT)
+
+
+def measure_stream(instrument: Instrument, *values: float) -> None:
+    series = instrument.series(ATTRIBUTES, INVALID_SPAN_CONTEXT)
+    for value in values:
+        series.record(value)
+    series.close()
+
+
+# --- Waiting ---
 
 
 def test_a_measurement_is_recorded_by_the_next_collection(
-    measurements: Measurements, reader: InMemoryMetricReader
+    instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
 ) -> None:
-    record = Recorder()
-    take(measurements, record, 1, 2)
-    measurements.take_series(record, 3, 4)
+    measure(instrument, 1, 2)
+    measure_stream(instrument, 3, 4)
     assert record.values == []
     reader.collect()
     # What comes in the middle of a call before what comes at its end.
@@ -84,11 +154,44 @@ def test_a_measurement_is_recorded_by_the_next_collection(
     assert record.values == [3, 4, 1, 2]
 
 
+def test_a_measurement_keeps_its_attributes_and_its_span(
+    instrument: Instrument, record: Recorder, reader: InMemoryMetricReader, tracer: Tracer
+) -> None:
+    span, other = span_context(tracer), span_context(tracer)
+    instrument.record(1, ATTRIBUTES, span)
+    series = instrument.series({"a": "b"}, other)
+    series.record(2)
+    series.close()
+    reader.collect()
+    assert record.attributes == [{"a": "b"}, ATTRIBUTES]
+    assert [get_current_span(context).get_span_context() for context in record.contexts] == [other, span]
+
+
+def test_an_exemplar_has_the_trace_of_its_call(
+    meter_provider: sdk.MeterProvider, reader: InMemoryMetricReader, tracer: Tracer
+) -> None:
+    span = span_context(tracer)
+    histogram = meter_provider.get_meter("test").create_histogram("duration")
+    Instrument(histogram.record, collections_of(meter_provider)).record(1.5, ATTRIBUTES, span)
+    data = reader.get_metrics_data()
+    assert data is not None
+    (point,) = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
+    assert [(exemplar.trace_id, exemplar.span_id, exemplar.value) for exemplar in point.exemplars] == [
+        (span.trace_id, span.span_id, 1.5)
+    ]
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["waiting", "at once"])
+def test_a_caller_is_told_that_it_has_measured(collections: Collections, record: Recorder, asked: bool) -> None:
+    collections.told = asked
+    assert Instrument(record, collections).record(1, ATTRIBUTES, INVALID_SPAN_CONTEXT) is True
+    assert record.values == ([] if asked else [1])
+
+
 @pytest.mark.parametrize("end", ["force_flush", "shutdown"])
-def test_a_flush_and_a_shutdown_collect(end: str) -> None:
+def test_a_flush_and_a_shutdown_collect(end: str, record: Recorder) -> None:
     provider = sdk.MeterProvider([reader := InMemoryMetricReader()])
-    record = Recorder()
-    take(measurements_of(provider, meter_of(provider)), record, 1)
+    measure(Instrument(record, collections_of(provider)), 1)
     getattr(provider, end)()
     if end == "shutdown":
         # An in-memory reader has nowhere to send a last collection; what exports collects.
@@ -99,106 +202,259 @@ def test_a_flush_and_a_shutdown_collect(end: str) -> None:
 
 
 def test_what_is_measured_during_a_collection_is_for_the_next_one(
-    measurements: Measurements, reader: InMemoryMetricReader
+    collections: Collections, record: Recorder, reader: InMemoryMetricReader
 ) -> None:
-    record = Recorder()
+    def and_again(value: float, attributes: Attributes, context: Context) -> None:
+        record(value, attributes, context)
+        if value < 2:
+            measure(Instrument(and_again, collections), value + 1)
 
-    def and_again(value: float) -> None:
-        record(value)
-        measurements.take(and_again, value + 1)
-
-    measurements.take(and_again, 1)
+    measure(Instrument(and_again, collections), 1)
     reader.collect()
     assert record.values == [1]
     reader.collect()
     assert record.values == [1, 2]
 
 
-def test_beyond_what_is_kept_the_oldest_is_recorded(measurements: Measurements, reader: InMemoryMetricReader) -> None:
-    record = Recorder()
-    take(measurements, record, *range(MOST_CALLS))
+# --- Streams ---
+
+
+def test_a_full_block_of_an_open_stream_is_recorded_by_the_next_collection(
+    instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
+) -> None:
+    series = instrument.series(ATTRIBUTES, INVALID_SPAN_CONTEXT)
+    for value in range(BLOCK + 1):
+        series.record(value)
     assert record.values == []
-    take(measurements, record, -1, -2)
+    reader.collect()
+    assert record.values == [*range(BLOCK)]
+    series.close()
+    reader.collect()
+    assert record.values == [*range(BLOCK + 1)]
+
+
+def test_a_stream_without_a_second_chunk_has_nothing_to_record(
+    instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
+) -> None:
+    measure_stream(instrument)
+    reader.collect()
+    assert record.values == []
+    assert not measurement._blocks
+
+
+def test_closing_a_stream_twice_records_it_once(
+    instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
+) -> None:
+    series = instrument.series(ATTRIBUTES, INVALID_SPAN_CONTEXT)
+    series.record(1)
+    series.close()
+    series.close()
+    reader.collect()
+    assert record.values == [1]
+
+
+# --- Bounds ---
+
+
+def test_beyond_what_is_kept_the_oldest_is_recorded(
+    instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
+) -> None:
+    measure(instrument, *range(MOST_WAITING))
+    assert record.values == []
+    measure(instrument, -1, -2)
     assert record.values == [0, 1]
     reader.collect()
-    assert record.values == [*range(MOST_CALLS), -1, -2]
+    assert record.values == [*range(MOST_WAITING), -1, -2]
 
 
-def test_beyond_the_series_that_are_kept_the_oldest_is_recorded(measurements: Measurements) -> None:
-    record = Recorder()
-    for index in range(MOST_SERIES + 1):
-        measurements.take_series(record, index, index)
+def test_beyond_the_blocks_that_are_kept_the_oldest_is_recorded(instrument: Instrument, record: Recorder) -> None:
+    for index in range(MOST_BLOCKS + 1):
+        measure_stream(instrument, index, index)
     assert record.values == [0, 0]
 
 
-class UnhashableProvider(OtherProvider):
-    """One that nothing can be kept for."""
+def test_beyond_what_is_kept_of_one_stream_its_own_are_recorded_and_not_another_streams(
+    instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
+) -> None:
+    measure_stream(instrument, -1)
+    series = instrument.series(ATTRIBUTES, INVALID_SPAN_CONTEXT)
+    values = list(range(MOST_BLOCKS * BLOCK))
+    for value in values:
+        series.record(value)
+    assert record.values != []
+    assert -1 not in record.values
+    reader.collect()
+    assert sorted(record.values) == [-1, *values]
 
-    __hash__ = None  # type: ignore[assignment]
+
+def test_a_long_stream_waits_again_after_each_collection(
+    instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
+) -> None:
+    series = instrument.series(ATTRIBUTES, INVALID_SPAN_CONTEXT)
+    for value in range(MOST_BLOCKS * BLOCK):
+        series.record(value)
+    reader.collect()
+    before = len(record.values)
+    for value in range(BLOCK):
+        series.record(value)
+    assert len(record.values) == before
+
+
+def waiting_bytes(measure: Callable[[], object]) -> int:
+    """Return how much memory is held after ``measure`` and was not before."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept = measure()
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+        del kept
+    finally:
+        tracemalloc.stop()
+    return after - before
+
+
+@pytest.mark.parametrize("measurements", [1, 4], ids=["calls that fail", "calls with tokens and a cost"])
+def test_less_than_1_mib_waits_in_a_process(collections: Collections, tracer: Tracer, measurements: int) -> None:
+    instrument = Instrument(lambda *_: None, collections)
+
+    def measure() -> None:
+        for number in range(2 * MOST_WAITING):
+            span = span_context(tracer)
+            for _ in range(measurements):
+                instrument.record(number / 7, ATTRIBUTES, span)
+        for number in range(2 * MOST_BLOCKS):
+            series = instrument.series(ATTRIBUTES, span_context(tracer))
+            for chunk in range(BLOCK):
+                series.record(number / 7 + chunk)
+
+    held = waiting_bytes(measure)
+    assert (len(measurement._waiting), len(measurement._blocks)) == (MOST_WAITING, MOST_BLOCKS)
+    assert MIB / 3 < held <= MIB
+
+
+def test_less_than_64_kib_waits_of_an_open_stream(collections: Collections, tracer: Tracer) -> None:
+    instrument = Instrument(lambda *_: None, collections)
+
+    def measure() -> object:
+        series = instrument.series(ATTRIBUTES, span_context(tracer))
+        for number in range(100_000):
+            series.record(number / 7)
+        return series
+
+    assert 16 * KIB < waiting_bytes(measure) <= 64 * KIB
+
+
+def test_what_waits_keeps_no_span(collections: Collections, tracer: Tracer) -> None:
+    span = tracer.start_span("langchain.llm.invoke")
+    instrument = Instrument(lambda *_: None, collections)
+    instrument.record(1, ATTRIBUTES, span.get_span_context())
+    series = instrument.series(ATTRIBUTES, span.get_span_context())
+    span.end()
+    alive = ref(span)
+    del span
+    gc.collect()
+    assert alive() is None
+    series.close()
+
+
+# --- Providers ---
 
 
 @pytest.mark.parametrize(
-    "provider", [NoOpMeterProvider(), OtherProvider(), UnhashableProvider()], ids=["no-op", "other", "unhashable"]
+    "provider",
+    [NoOpMeterProvider(), OtherProvider(), PlainProvider(), FailingProvider()],
+    ids=["no-op", "other", "without hash and weak reference", "without gauges"],
 )
-def test_a_provider_that_never_asks_gets_each_at_once(provider: MeterProvider) -> None:
-    record = Recorder()
-    measurements = measurements_of(provider, meter_of(provider))
-    take(measurements, record, 1)
-    measurements.take_series(record, 2, 3)
+def test_a_provider_that_never_tells_gets_each_at_once(provider: MeterProvider, record: Recorder) -> None:
+    instrument = Instrument(record, collections_of(provider))
+    measure(instrument, 1)
+    measure_stream(instrument, 2, 3)
     assert record.values == [1, 2, 3]
 
 
-def test_from_any_provider_that_has_asked_the_next_question_is_awaited() -> None:
-    provider, record = OtherProvider(), Recorder()
-    measurements = measurements_of(provider, meter_of(provider))
+def test_from_any_provider_that_has_collected_the_next_collection_is_awaited(record: Recorder) -> None:
+    provider = OtherProvider()
+    instrument = Instrument(record, collections_of(provider))
     (collect,) = provider.callbacks
     assert list(collect(None)) == []
-    take(measurements, record, 1)
+    measure(instrument, 1)
     assert record.values == []
     assert list(collect(None)) == []
     assert record.values == [1]
 
 
-def test_a_provider_has_one_however_often_it_is_asked_for_and_keeps_it_no_longer_than_itself() -> None:
-    provider = sdk.MeterProvider([InMemoryMetricReader()])
-    first = measurements_of(provider, meter_of(provider))
-    assert measurements_of(provider, meter_of(provider)) is first
-    other = sdk.MeterProvider([InMemoryMetricReader()])
-    assert measurements_of(other, meter_of(other)) is not first
-    alive = ref(first)
-    provider.shutdown()
-    del provider, first
+def test_a_provider_that_has_collected_does_not_speak_for_another(record: Recorder) -> None:
+    provider = OtherProvider()
+    collections_of(provider)
+    provider.callbacks[0](None)
+    measure(Instrument(record, collections_of(OtherProvider())), 1)
+    assert record.values == [1]
+
+
+def test_instruments_made_later_on_a_provider_wait_for_its_collections_too(
+    meter_provider: sdk.MeterProvider, reader: InMemoryMetricReader, record: Recorder
+) -> None:
+    first, second = (Instrument(record, collections_of(meter_provider)) for _ in range(2))
+    measure(first, 1)
+    measure(second, 2)
+    assert record.values == []
+    reader.collect()
+    assert record.values == [1, 2]
+
+
+def test_a_provider_is_kept_no_longer_than_by_others(record: Recorder) -> None:
+    provider = OtherProvider()
+    instrument = Instrument(record, collections_of(provider))
+    alive = ref(provider)
+    del provider
     gc.collect()
     assert alive() is None
+    measure(instrument, 1)
+    assert record.values == [1]
 
 
-def test_nothing_of_it_is_a_metric(measurements: Measurements, reader: InMemoryMetricReader) -> None:
+def test_nothing_of_it_is_a_metric(collections: Collections, reader: InMemoryMetricReader) -> None:
     reader.collect()
     assert reader.get_metrics_data() is None
 
 
+# --- Faults, threads, forks ---
+
+
 def test_a_fault_takes_no_other_measurement_with_it(
-    measurements: Measurements, reader: InMemoryMetricReader, caplog: pytest.LogCaptureFixture
+    collections: Collections,
+    record: Recorder,
+    reader: InMemoryMetricReader,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    record = Recorder()
+    monkeypatch.setattr(measurement._RECORD_GUARD, "_reported", False)
 
-    def fail(value: float) -> None:
-        raise OSError("no more metrics")
+    def fail(value: float, attributes: Attributes, context: Context) -> None:
+        if value == 2:
+            raise OSError("no more metrics")
+        record(value, attributes, context)
 
-    take(measurements, record, 1)
-    measurements.take(fail, 2)
-    take(measurements, record, 3)
+    instrument = Instrument(fail, collections)
+    measure_stream(instrument, 1, 2, 3)
+    measure(instrument, 1, 2, 3)
     reader.collect()
-    assert record.values == [1, 3]
-    assert "recording measurements" in caplog.text
+    assert record.values == [1, 3, 1, 3]
+    assert "recording a measurement" in caplog.text
     caplog.clear()
 
 
 def test_threads_that_measure_while_others_collect_lose_nothing(
-    measurements: Measurements, reader: InMemoryMetricReader
+    instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
 ) -> None:
-    record, each = Recorder(), 2 * MOST_CALLS
-    threads = [threading.Thread(target=take, args=(measurements, record, *range(each))) for _ in range(8)]
+    each = 2 * MOST_WAITING
+    threads = [
+        threading.Thread(target=target, args=(instrument, *range(each)))
+        for target in (measure, measure_stream)
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
@@ -210,19 +466,14 @@ def test_threads_that_measure_while_others_collect_lose_nothing(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_child_leaves_its_parents_measurements_to_it(
-    measurements: Measurements, reader: InMemoryMetricReader
+    instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
 ) -> None:
-    record = Recorder()
-    take(measurements, record, 1)
+    measure(instrument, 1)
+    measure_stream(instrument, 2)
     child = os.fork()
     if child == 0:
         reader.collect()
         os._exit(len(record.values))
     assert os.waitpid(child, 0)[1] == 0
     reader.collect()
-    assert record.values == [1]
-
-
-def test_an_exemplar_finds_the_span() -> None:
-    span = TracerProvider().get_tracer("test").start_span("a").get_span_context()
-    assert get_current_span(exemplar_context(span)).get_span_context() == span
+    assert record.values == [2, 1]

@@ -10,7 +10,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from captured import (
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    HumanMessageChunk,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.outputs import ChatGeneration, Generation
+from opentelemetry.util.genai.types import TextPart
+
+from opentelemetry_instrumentation_modelforge import messages
+from opentelemetry_instrumentation_modelforge.capture import Content
+from opentelemetry_instrumentation_modelforge.redaction import without_credentials
+from support.captured import (
     INPUT,
     KEY,
     LONDON,
@@ -36,25 +55,6 @@ from captured import (
     text,
     uri,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from langchain_core.messages import (
-    AIMessage,
-    AIMessageChunk,
-    BaseMessage,
-    ChatMessage,
-    FunctionMessage,
-    HumanMessage,
-    HumanMessageChunk,
-    SystemMessage,
-    ToolMessage,
-)
-from langchain_core.outputs import ChatGeneration, Generation
-from opentelemetry.util.genai.types import TextPart
-
-from opentelemetry_instrumentation_modelforge import messages
-from opentelemetry_instrumentation_modelforge.capture import Content
-from opentelemetry_instrumentation_modelforge.redaction import without_credentials
 
 
 @dataclass(frozen=True)

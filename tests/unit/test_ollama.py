@@ -15,8 +15,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration
 
 from opentelemetry_instrumentation_modelforge.providers.ollama import ERROR, INCOMPLETE, Ollama
-from opentelemetry_instrumentation_modelforge.request import request_attributes
 from opentelemetry_instrumentation_modelforge.response import Response, Usage
+from support.requests import request_with
 
 OLLAMA = Ollama()
 MODEL = "gemma3:4b"
@@ -171,21 +171,21 @@ def test_the_span_says_what_the_client_sends(
     if body["format"]:
         expected["gen_ai.output.type"] = body["format"]
     params = model._get_invocation_params(**kwargs)
-    assert request_attributes(OLLAMA, params, None, vars(model)) == expected
+    assert request_with(params, client=vars(model)).attributes(OLLAMA) == expected
     # What the model sets is in the parameters too.
-    assert request_attributes(OLLAMA, params, None, {}) == expected
+    assert request_with(params).attributes(OLLAMA) == expected
 
 
 @pytest.mark.parametrize("kwargs", [{"max_tokens": 5}, {"n": 3}, {"response_format": {"type": "json_object"}}])
 def test_what_ollama_has_no_option_for_is_not_claimed(kwargs: dict[str, Any]) -> None:
     model = chat_model(temperature=0.5)
     params = model._get_invocation_params(**kwargs)
-    assert request_attributes(OLLAMA, params, None, vars(model)) == {"gen_ai.request.temperature": 0.5}
+    assert request_with(params, client=vars(model)).attributes(OLLAMA) == {"gen_ai.request.temperature": 0.5}
 
 
 def test_no_limit_is_no_number_of_tokens() -> None:
     params = chat_model(num_predict=-1)._get_invocation_params()
-    assert request_attributes(OLLAMA, params, None, {}) == {}
+    assert request_with(params).attributes(OLLAMA) == {}
 
 
 def test_the_alias_is_the_name_that_is_sent() -> None:

@@ -7,7 +7,6 @@ from time import process_time
 from urllib.parse import quote, quote_plus
 
 import pytest
-from conftest import COPILOT_TOKEN, GOOGLE_KEY, OPENAI_KEY, OPENROUTER_KEY
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -19,6 +18,7 @@ from opentelemetry_instrumentation_modelforge.redaction import (
     server_of,
     without_credentials,
 )
+from support.models import COPILOT_TOKEN, GOOGLE_KEY, OPENAI_KEY, OPENROUTER_KEY
 
 CREDENTIALS = {
     # The vendors' keys.

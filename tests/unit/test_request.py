@@ -13,7 +13,7 @@ from opentelemetry.context import attach, detach
 from opentelemetry.util.genai._conversation_context import with_conversation_id
 
 from opentelemetry_instrumentation_modelforge.providers import PROVIDERS, Provider
-from opentelemetry_instrumentation_modelforge.request import metadata_attributes, request_attributes, requested_model
+from support.requests import request_with
 
 ANY_PROVIDER = Provider()
 
@@ -85,21 +85,20 @@ ANYTHING = st.recursive(
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    st.none() | st.dictionaries(st.sampled_from(PARAMETERS), ANYTHING, max_size=5),
-    st.none()
-    | st.dictionaries(
+    st.dictionaries(st.sampled_from(PARAMETERS), ANYTHING, max_size=5),
+    st.dictionaries(
         st.sampled_from(("thread_id", "session_id", "conversation_id", "lc_hub_repo", "lc_hub_commit_hash")), ANYTHING
     ),
     st.dictionaries(st.sampled_from(PARAMETERS), ANYTHING, max_size=3),
     st.sampled_from((ANY_PROVIDER, *PROVIDERS.values())),
 )
-@example({"temperature": 10**400}, None, {}, ANY_PROVIDER)
-@example({"max_tokens": 2**63}, None, {}, ANY_PROVIDER)
-@example({"top_k": 1e300}, None, {}, ANY_PROVIDER)
+@example({"temperature": 10**400}, {}, {}, ANY_PROVIDER)
+@example({"max_tokens": 2**63}, {}, {}, ANY_PROVIDER)
+@example({"top_k": 1e300}, {}, {}, ANY_PROVIDER)
 def test_whatever_is_asked_is_of_the_right_type_or_left_out(
     params: Any, metadata: Any, client: Any, provider: Provider
 ) -> None:
-    for name, value in request_attributes(provider, params, metadata, client).items():
+    for name, value in request_with(params, metadata=metadata, client=client).attributes(provider).items():
         assert type(value) is TYPES[name]
         if type(value) is int:
             # What OTLP can carry.
@@ -107,7 +106,8 @@ def test_whatever_is_asked_is_of_the_right_type_or_left_out(
         if type(value) is tuple:
             assert value
             assert all(type(item) is str for item in value)
-    assert isinstance(requested_model(params), str | None)
+    assert isinstance(provider.requested_model(params, client), str | None)
+    assert isinstance(provider.requested_model(params, {}), str | None)
 
 
 @pytest.mark.parametrize(
@@ -153,11 +153,11 @@ def test_whatever_is_asked_is_of_the_right_type_or_left_out(
         ({"modalities": ["text"]}, {"gen_ai.output.type": "text"}),
         ({"modalities": ["smell"]}, {}),
         ({"unheard_of": 1}, {}),
-        (None, {}),
+        ({}, {}),
     ],
 )
 def test_parameters(params: Any, expected: dict[str, Any]) -> None:
-    attributes = request_attributes(ANY_PROVIDER, params, None, {})
+    attributes = request_with(params).attributes(ANY_PROVIDER)
     assert attributes == expected
     assert {type(value) for value in attributes.values()} == {type(value) for value in expected.values()}
 
@@ -172,18 +172,17 @@ def test_parameters(params: Any, expected: dict[str, Any]) -> None:
         ({"thread_id": "", "session_id": "s-1"}, "s-1"),
         ({"thread_id": ["t-1"]}, None),
         ({}, None),
-        (None, None),
     ],
 )
 def test_the_metadata_names_the_conversation(metadata: Any, expected: str | None) -> None:
-    assert request_attributes(ANY_PROVIDER, None, metadata, {}).get("gen_ai.conversation.id") == expected
+    assert request_with(metadata=metadata).attributes(ANY_PROVIDER).get("gen_ai.conversation.id") == expected
 
 
-@pytest.mark.parametrize("metadata", [None, {"thread_id": "t-1"}])
+@pytest.mark.parametrize("metadata", [{}, {"thread_id": "t-1"}])
 def test_the_conversation_of_an_enclosing_agent_goes_first(metadata: Any) -> None:
     token = attach(with_conversation_id("conv-9"))
     try:
-        attributes = request_attributes(ANY_PROVIDER, None, metadata, {})
+        attributes = request_with(metadata=metadata).attributes(ANY_PROVIDER)
     finally:
         detach(token)
     assert attributes == {"gen_ai.conversation.id": "conv-9"}
@@ -202,7 +201,7 @@ def test_the_conversation_of_an_enclosing_agent_goes_first(metadata: Any) -> Non
     ],
 )
 def test_the_metadata_names_the_prompt(metadata: Any, expected: dict[str, Any]) -> None:
-    assert request_attributes(ANY_PROVIDER, None, metadata, {}) == expected
+    assert request_with(metadata=metadata).attributes(ANY_PROVIDER) == expected
 
 
 @pytest.mark.parametrize(
@@ -210,15 +209,14 @@ def test_the_metadata_names_the_prompt(metadata: Any, expected: dict[str, Any]) 
     [
         ({"model": "gpt-4o"}, "gpt-4o"),
         ({"model_name": "gpt-4o"}, "gpt-4o"),
-        ({"model": "models/gemini-2.5-flash"}, "gemini-2.5-flash"),
+        ({"model": "gpt-4o", "model_name": "other"}, "gpt-4o"),
         ({"model": 3}, None),
         ({"model": ""}, None),
         ({}, None),
-        (None, None),
     ],
 )
 def test_the_model_that_is_asked(params: Any, expected: str | None) -> None:
-    assert requested_model(params) == expected
+    assert ANY_PROVIDER.requested_model(params, {}) == expected
 
 
 @pytest.mark.parametrize(
@@ -250,7 +248,7 @@ def test_the_model_that_is_asked(params: Any, expected: str | None) -> None:
     ],
 )
 def test_an_entry_of_the_metadata_is_copied_or_left_out(value: Any, expected: Any) -> None:
-    attributes = metadata_attributes(("user_id",), {"user_id": value, "tenant": "acme"}, None, None)
+    attributes = request_with(metadata={"user_id": value, "tenant": "acme"}).metadata_attributes(("user_id",))
     assert attributes == ({} if expected is None else {"user_id": expected})
     assert type(attributes.get("user_id")) is type(expected)
     if isinstance(expected, tuple):
@@ -259,9 +257,10 @@ def test_an_entry_of_the_metadata_is_copied_or_left_out(value: Any, expected: An
 
 def test_only_what_is_asked_for_is_copied_from_the_metadata() -> None:
     metadata = {"user_id": "ada", "tenant": "acme", "tags": "no"}
-    assert metadata_attributes((), metadata, ["a"], "chat") == {}
-    assert metadata_attributes(("tenant", "absent"), metadata, ["a"], "chat") == {"tenant": "acme"}
-    assert metadata_attributes(("user_id", "tags", "run_name"), metadata, ["a", "b"], "chat") == {
+    request = request_with(metadata=metadata, tags=["a", "b"], run_name="chat")
+    assert request.metadata_attributes(()) == {}
+    assert request.metadata_attributes(("tenant", "absent")) == {"tenant": "acme"}
+    assert request.metadata_attributes(("user_id", "tags", "run_name")) == {
         "user_id": "ada",
         "modelforge.tags": ("a", "b"),
         "modelforge.run_name": "chat",
@@ -270,4 +269,49 @@ def test_only_what_is_asked_for_is_copied_from_the_metadata() -> None:
 
 @pytest.mark.parametrize(("tags", "run_name"), [(None, None), ([], ""), ([3], 3)])
 def test_a_run_without_tags_and_name_has_none(tags: Any, run_name: Any) -> None:
-    assert metadata_attributes(("user_id", "tags", "run_name"), None, tags, run_name) == {}
+    request = request_with(tags=tags, run_name=run_name)
+    assert request.metadata_attributes(("user_id", "tags", "run_name")) == {}
+
+
+def test_a_hook_sees_the_parameters_and_what_the_run_is_called() -> None:
+    request = request_with(
+        {"temperature": 0.5, "stop": None}, metadata={"user_id": "ada"}, tags=["beta"], run_name="answer"
+    )
+    assert request.hook_parameters() == {
+        "metadata": {"user_id": "ada"},
+        "tags": ["beta"],
+        "run_name": "answer",
+        "temperature": 0.5,
+        "stop": None,
+    }
+    assert request_with().hook_parameters() == {"metadata": {}, "tags": None, "run_name": None}
+
+
+def test_a_parameter_of_the_request_is_over_the_runs_metadata() -> None:
+    request = request_with({"metadata": {"order": "7"}}, metadata={"user_id": "ada"})
+    assert request.hook_parameters()["metadata"] == {"order": "7"}
+
+
+def test_what_a_hook_adds_to_the_parameters_changes_no_request() -> None:
+    request = request_with({"temperature": 0.5})
+    request.hook_parameters()["seed"] = 3
+    assert request.params == {"temperature": 0.5}
+    assert request.attributes(ANY_PROVIDER) == {"gen_ai.request.temperature": 0.5}
+
+
+def test_later_parameters_of_a_client_are_over_earlier_ones() -> None:
+    class TwoMappings(Provider):
+        def request_parameters(self, params: Any, client: Any) -> Any:
+            return ({"seed": 1, "top_k": 2}, {"seed": 3, "top_k": None}, params, client)
+
+    request = request_with({"temperature": 1}, client={"temperature": 0.25})
+    assert request.attributes(TwoMappings()) == {
+        "gen_ai.request.seed": 3,
+        "gen_ai.request.top_k": 2,
+        "gen_ai.request.temperature": 0.25,
+    }
+
+
+def test_a_request_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        request_with().streaming = True  # type: ignore[misc]

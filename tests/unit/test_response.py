@@ -1,164 +1,100 @@
-"""Answers, good and bad, as the providers' clients report them."""
+"""Usage and responses: what they say of themselves, and how one completes another."""
 
 from __future__ import annotations
 
-import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation
 
-from opentelemetry_instrumentation_modelforge.response import Response, Usage, read_response
-from support.answers import KEYS
+from opentelemetry_instrumentation_modelforge.response import Response, Usage
 
-ANYTHING = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.sampled_from([10**400, -(2**70), 2**63, math.nan, math.inf])
-    | st.floats()
-    | st.text(max_size=5)
-    | st.builds(object),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=6),
-    max_leaves=10,
-)
-MAPPING = st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=8)
-GENERATION = ANYTHING | st.builds(
-    SimpleNamespace,
-    generation_info=MAPPING | ANYTHING,
-    message=ANYTHING
-    | st.builds(SimpleNamespace, response_metadata=MAPPING | ANYTHING, usage_metadata=MAPPING | ANYTHING, id=ANYTHING),
+ALL_COUNTS = {
+    "gen_ai.usage.input_tokens": 1,
+    "gen_ai.usage.output_tokens": 2,
+    "gen_ai.usage.cache_read.input_tokens": 3,
+    "gen_ai.usage.cache_write.input_tokens": 4,
+    "gen_ai.usage.reasoning.output_tokens": 5,
+    "gen_ai.usage.audio.input_tokens": 6,
+    "gen_ai.usage.audio.output_tokens": 7,
+}
+FULL = Response(
+    id="chatcmpl-1",
+    model="gpt-4o-mini-2024-07-18",
+    finish_reasons=("stop", "length"),
+    usage=Usage(11, 7),
+    cost=0.25,
+    service_tier="flex",
+    system_fingerprint="fp_1",
+    cached=True,
+    error="server_error",
+    api_type="chat_completions",
 )
 
 
-@given(st.lists(GENERATION, max_size=3), MAPPING | ANYTHING)
-@example([], {"token_usage": {"prompt_tokens": 2**63, "completion_tokens": 1}})
-@example([], {"token_usage": {"cost": 10**400, "prompt_tokens": 1}})
-def test_whatever_is_answered_is_of_the_right_type_or_left_out(generations: list[Any], llm_output: Any) -> None:
-    response = read_response(generations, llm_output)
-    assert type(response.id) in (str, type(None))
-    assert type(response.model) in (str, type(None))
-    assert type(response.finish_reasons) is tuple
-    assert all(type(reason) is str and reason for reason in response.finish_reasons)
-    assert type(response.cached) is bool
-    assert response.cost is None or (type(response.cost) is float and math.isfinite(response.cost))
-    if response.usage is not None:
-        for field in Usage.__slots__:
-            count = getattr(response.usage, field)
-            assert count is None or (type(count) is int and 0 <= count < 2**63)
-
-
-def chat(content: str = "Hi", info: dict[str, Any] | None = None, **fields: Any) -> ChatGeneration:
-    return ChatGeneration(message=AIMessage(content, **fields), generation_info=info)
-
-
-def test_nothing_is_read_from_nothing() -> None:
-    assert read_response([], None) == Response()
-    assert read_response([chat()], {}) == Response()
-    assert read_response([Generation(text="Hi")], None) == Response()
-
-
-def test_openai() -> None:
-    usage = {
-        "prompt_tokens": 11,
-        "completion_tokens": 7,
-        "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 1},
-        "completion_tokens_details": {"reasoning_tokens": 3, "audio_tokens": 2},
-    }
-    output = {"token_usage": usage, "model_name": "gpt-4o-mini-2024-07-18", "id": "chatcmpl-1"}
-    assert read_response([chat(info={"finish_reason": "stop"})], output) == Response(
-        id="chatcmpl-1",
-        model="gpt-4o-mini-2024-07-18",
-        finish_reasons=("stop",),
-        usage=Usage(
-            input_tokens=11,
-            output_tokens=7,
-            cache_read_input_tokens=4,
-            reasoning_output_tokens=3,
-            audio_input_tokens=1,
-            audio_output_tokens=2,
-        ),
+def test_every_count_has_its_attribute() -> None:
+    usage = Usage(
+        input_tokens=1,
+        output_tokens=2,
+        cache_read_input_tokens=3,
+        cache_write_input_tokens=4,
+        reasoning_output_tokens=5,
+        audio_input_tokens=6,
+        audio_output_tokens=7,
     )
+    assert dict(usage.attributes()) == ALL_COUNTS
 
 
-def test_langchains_own_count_goes_first() -> None:
-    metadata: Any = {
-        "input_tokens": 5,
-        "output_tokens": 6,
-        "total_tokens": 11,
-        "input_token_details": {"cache_read": 1, "cache_creation": 2},
-        "output_token_details": {"reasoning": 3},
+def test_a_count_of_zero_is_known_and_none_is_not() -> None:
+    assert dict(Usage(input_tokens=11, output_tokens=0).attributes()) == {
+        "gen_ai.usage.input_tokens": 11,
+        "gen_ai.usage.output_tokens": 0,
     }
-    output = {"token_usage": {"prompt_tokens": 9, "completion_tokens": 9}}
-    assert read_response([chat(usage_metadata=metadata)], output).usage == Usage(
-        input_tokens=5,
-        output_tokens=6,
-        cache_read_input_tokens=1,
-        cache_write_input_tokens=2,
-        reasoning_output_tokens=3,
-    )
+    assert dict(Usage().attributes()) == {}
 
 
-def test_ollama_counts_in_its_last_line() -> None:
-    info = {"prompt_eval_count": 11, "eval_count": 7, "done_reason": "length", "model": "llama3"}
-    response = read_response([chat(info=info)], None)
-    assert response.usage == Usage(input_tokens=11, output_tokens=7)
-    assert response.finish_reasons == ("length",)
-    assert response.model == "llama3"
+def test_a_response_says_its_attributes() -> None:
+    # Cost and error.type are attributes of the call, which may know better.
+    assert dict(FULL.attributes()) == {
+        "gen_ai.response.id": "chatcmpl-1",
+        "gen_ai.response.model": "gpt-4o-mini-2024-07-18",
+        "gen_ai.response.finish_reasons": ("stop", "length"),
+        "modelforge.response.cached": True,
+        "openai.response.service_tier": "flex",
+        "openai.response.system_fingerprint": "fp_1",
+        "openai.api.type": "chat_completions",
+        "gen_ai.usage.input_tokens": 11,
+        "gen_ai.usage.output_tokens": 7,
+    }
 
 
-def test_ollama_leaves_out_what_it_had_evaluated_before() -> None:
-    assert read_response([chat(info={"eval_count": 7})], None).usage == Usage(output_tokens=7)
+def test_an_empty_response_has_no_attribute() -> None:
+    assert dict(Response().attributes()) == {}
 
 
-@pytest.mark.parametrize(
-    "counts", [{"prompt_tokens": 0, "completion_tokens": 0}, {"prompt_tokens": None, "completion_tokens": None}, {}]
-)
-def test_a_count_of_nothing_is_no_count(counts: dict[str, Any]) -> None:
-    assert read_response([chat()], {"token_usage": counts}).usage is None
+@pytest.mark.parametrize("value", [Usage(1), Response()])
+def test_nobody_changes_one_in_transit(value: Any) -> None:
+    for field in value._fields:
+        with pytest.raises(AttributeError):
+            setattr(value, field, None)
 
 
-def test_openrouter_names_its_price() -> None:
-    usage = {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.0012}
-    assert read_response([chat()], {"token_usage": usage}).cost == 0.0012
+def test_what_is_missing_is_completed() -> None:
+    assert Response().completed_by(FULL) == FULL
+    assert FULL.completed_by(Response()) == FULL
+    assert Response(id="mine", usage=Usage(3)).completed_by(FULL) == FULL._replace(id="mine", usage=Usage(3))
 
 
-@pytest.mark.parametrize("cost", [-1, True, "1", math.inf, math.nan, None, 10**400], ids=lambda cost: str(cost)[:8])
-def test_what_is_no_price_is_left_out(cost: Any) -> None:
-    assert read_response([chat()], {"token_usage": {"prompt_tokens": 1, "cost": cost}}).cost is None
+def test_what_is_known_is_kept() -> None:
+    other = Response("other", "m", ("error",), Usage(1), 9.0, "auto", "fp_2", error="x", api_type="responses")
+    assert FULL.completed_by(other) == FULL
 
 
-def test_a_cached_answer_has_no_usage_and_no_price() -> None:
-    metadata: Any = {"input_tokens": 5, "output_tokens": 6, "total_tokens": 11, "total_cost": 0}
-    response = read_response([chat(usage_metadata=metadata)], {"token_usage": {"cost": 1.0}})
-    assert response.cached
-    assert response.usage is None
-    assert response.cost is None
+@pytest.mark.parametrize("other", [Response(), Response(cost=0.5)])
+def test_a_call_that_was_free_stays_free(other: Response) -> None:
+    assert Response(cost=0.0).completed_by(other).cost == 0.0
 
 
-def test_every_choice_has_a_finish_reason_and_the_first_tells_the_rest() -> None:
-    generations = [
-        chat(response_metadata={"finish_reason": "stop", "model_name": "m"}),
-        chat(response_metadata={"finish_reason": "length", "model_name": "other"}),
-        chat(),
-    ]
-    response = read_response(generations, None)
-    assert response.finish_reasons == ("stop", "length")
-    assert response.model == "m"
-
-
-@pytest.mark.parametrize(
-    ("identifier", "expected"),
-    [("chatcmpl-1", "chatcmpl-1"), ("run-0123", None), ("run--0123-0", None), ("lc_run--0123", None), (None, None)],
-)
-def test_an_id_of_langchains_own_is_no_response_id(identifier: str | None, expected: str | None) -> None:
-    assert read_response([chat(id=identifier)], None).id == expected
-
-
-def test_a_streamed_answer_is_read_like_another() -> None:
-    chunk = ChatGenerationChunk(message=AIMessageChunk("Hi"), generation_info={"finish_reason": "stop"})
-    assert read_response([chunk], None).finish_reasons == ("stop",)
+def test_completing_changes_neither_of_the_two() -> None:
+    mine, other = Response(id="mine"), Response(model="theirs")
+    assert mine.completed_by(other) == Response(id="mine", model="theirs")
+    assert (mine, other) == (Response(id="mine"), Response(model="theirs"))

@@ -8,7 +8,8 @@ from typing import Final
 from uuid import UUID
 
 from ..response import Response, Usage
-from ..values import NOTHING, count, mapping, price, text
+from ..values import count, mapping, text
+from .openai_usage import read_price, read_usage
 
 # LangChain's own message ids; a provider's id looks different.
 _RUN_ID_PREFIXES: Final = ("run-", "lc_")
@@ -20,24 +21,27 @@ def read_result(generations: Sequence[object], llm_output: object) -> Response:
     Of several generations, the first tells all but the finish reasons: the others repeat it.
     """
     output = mapping(llm_output)
-    metadata = [_metadata(generation) for generation in generations]
     message = getattr(generations[0], "message", None) if generations else None
-    first = metadata[0] if metadata else NOTHING
+    metadata = [_metadata(generation) for generation in generations]
+    said = {**metadata[0], **output} if metadata else output
     usage = mapping(getattr(message, "usage_metadata", None))
+    # Some integrations keep the provider's own object there, which has more than LangChain's.
+    token_usage = mapping(said.get("token_usage"))
+    reasons: list[str] = []
+    for fields in metadata:
+        if reason := text(fields.get("finish_reason") or fields.get("done_reason") or fields.get("stop_reason")):
+            reasons.append(reason)
     # langchain-core marks a cached message with a total_cost of 0; no provider's count has that field.
     cached = usage.get("total_cost") == 0
-    token_usage = mapping(output.get("token_usage") or first.get("token_usage"))
     return Response(
-        id=_said(output, first, "id") or _message_id(message),
-        model=_said(output, first, "model_name") or _said(output, first, "model"),
-        finish_reasons=tuple(reason for reason in map(_finish_reason, metadata) if reason is not None),
-        usage=None
-        if cached
-        else _usage_of_message(usage, token_usage) or _usage_of_output(token_usage) or _usage_of_ollama(first),
-        cost=None if cached else price(token_usage.get("cost")),
-        service_tier=_said(output, first, "service_tier"),
-        system_fingerprint=_said(output, first, "system_fingerprint"),
-        cached=cached,
+        text(said.get("id")) or _message_id(message),
+        text(said.get("model_name") or said.get("model")),
+        tuple(reasons),
+        None if cached else read_usage(token_usage) or read_usage(usage) or _usage_of_ollama(said),
+        None if cached else read_price(token_usage),
+        text(said.get("service_tier")),
+        text(said.get("system_fingerprint")),
+        cached,
     )
 
 
@@ -54,54 +58,9 @@ def _metadata(generation: object) -> Mapping[str, object]:
     )
 
 
-def _finish_reason(metadata: Mapping[str, object]) -> str | None:
-    return text(metadata.get("finish_reason") or metadata.get("done_reason") or metadata.get("stop_reason"))
-
-
-def _said(output: Mapping[str, object], metadata: Mapping[str, object], name: str) -> str | None:
-    return text(output.get(name) or metadata.get(name))
-
-
 def _message_id(message: object) -> str | None:
     identifier = text(getattr(message, "id", None))
     return None if identifier is None or identifier.startswith(_RUN_ID_PREFIXES) else identifier
-
-
-def _usage_of_message(usage: Mapping[str, object], token_usage: Mapping[str, object]) -> Usage | None:
-    """Read LangChain's ``UsageMetadata``, and in the API's own ``usage`` what has no place in it."""
-    input_tokens, output_tokens = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
-    if not input_tokens and not output_tokens:
-        # LangChain fills what a provider left out with zeros; a call that used nothing at all has no count.
-        return None
-    inputs, outputs = mapping(usage.get("input_token_details")), mapping(usage.get("output_token_details"))
-    details = mapping(token_usage.get("prompt_tokens_details"))
-    return Usage(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cache_read_input_tokens=count(inputs.get("cache_read")),
-        cache_write_input_tokens=count(inputs.get("cache_creation")) or count(details.get("cache_write_tokens")),
-        reasoning_output_tokens=count(outputs.get("reasoning")),
-        audio_input_tokens=count(inputs.get("audio")),
-        audio_output_tokens=count(outputs.get("audio")),
-    )
-
-
-def _usage_of_output(usage: Mapping[str, object]) -> Usage | None:
-    """Read the ``usage`` object of OpenAI's API, which integrations without ``UsageMetadata`` keep in the output."""
-    input_tokens, output_tokens = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
-    if not input_tokens and not output_tokens:
-        return None
-    inputs = mapping(usage.get("prompt_tokens_details"))
-    outputs = mapping(usage.get("completion_tokens_details"))
-    return Usage(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cache_read_input_tokens=count(inputs.get("cached_tokens")),
-        cache_write_input_tokens=count(inputs.get("cache_write_tokens")),
-        reasoning_output_tokens=count(outputs.get("reasoning_tokens")),
-        audio_input_tokens=count(inputs.get("audio_tokens")),
-        audio_output_tokens=count(outputs.get("audio_tokens")),
-    )
 
 
 def _usage_of_ollama(metadata: Mapping[str, object]) -> Usage | None:

@@ -165,14 +165,13 @@ class OpenAIAnswer(Answer):
         """Take LangChain's chunk, unless raw chunks are read."""
         if self._seen:
             return
-        message = getattr(chunk, "message", None)
-        info = mapping(getattr(chunk, "generation_info", None))
-        self._model = self._model or info.get("model_name")
-        self._tier = info.get("service_tier") or self._tier
-        self._fingerprint = info.get("system_fingerprint") or self._fingerprint
-        if reason := info.get("finish_reason"):
-            self._reasons[0] = reason
-        if usage := getattr(message, "usage_metadata", None):
+        if (said := getattr(chunk, "generation_info", None)) and (info := mapping(said)):
+            self._model = self._model or info.get("model_name")
+            self._tier = info.get("service_tier") or self._tier
+            self._fingerprint = info.get("system_fingerprint") or self._fingerprint
+            if reason := info.get("finish_reason"):
+                self._reasons[0] = reason
+        if usage := getattr(getattr(chunk, "message", None), "usage_metadata", None):
             self._add_usage(usage)
 
     def response(self, generations: Sequence[object], llm_output: object) -> Response:
@@ -182,7 +181,18 @@ class OpenAIAnswer(Answer):
         if self._seen:
             return self._chat_completion()
         result = read_result(generations, llm_output)
-        return result if result.cached else self._chat_completion()._replace(api_type=None).completed_by(result)
+        if result.cached or not (self._usage or self._reasons):
+            return result
+        # LangChain has added and joined these.
+        return result._replace(
+            model=text(self._model) or result.model,
+            finish_reasons=self._finish_reasons() or result.finish_reasons,
+            usage=read_usage(self._usage) or result.usage,
+        )
+
+    def _finish_reasons(self) -> tuple[str, ...]:
+        reasons = (text(reason) for _, reason in sorted(self._reasons.items()))
+        return tuple(reason for reason in reasons if reason)
 
     def _chat_completion(self) -> Response:
         usage = read_usage(self._usage) if self._usage else None
@@ -195,11 +205,10 @@ class OpenAIAnswer(Answer):
             )
         if self._timings:
             usage = _with_timings(usage, self._timings)
-        reasons = (text(reason) for _, reason in sorted(self._reasons.items()))
         return Response(
             id=text(self._id),
             model=text(self._model),
-            finish_reasons=tuple(reason for reason in reasons if reason),
+            finish_reasons=self._finish_reasons(),
             usage=usage,
             cost=read_price(self._priced) if self._priced else None,
             service_tier=text(self._tier),

@@ -47,7 +47,7 @@ class OpenAICompatible(Provider):
         client merges ``extra_body`` over all of them.
         """
         body = mapping(params.get("extra_body"))
-        return (params, _flat(params), body, _flat(body))
+        return (params, _flat(params), body, _flat(body)) if body else (params, _flat(params))
 
     def answer(self, client: Mapping[str, object] = NOTHING) -> Answer:
         """Return the reader of one answer, which takes what the model's own ``openai`` clients receive."""

@@ -76,6 +76,8 @@ def read_usage(usage: Mapping[str, object]) -> Usage | None:
     Some providers include reasoning in the completion's tokens and cached tokens in the prompt's, others count them
     separately. The total shows which. A part that is larger than its whole is left out.
     """
+    if not usage:
+        return None
     counts: list[int | None] = [None] * 8
     _collect(counts, _USAGE_FIELDS, usage)
     if not counts[_INPUT] and not counts[_OUTPUT]:
@@ -147,7 +149,9 @@ def names_price(usage: Mapping[str, object]) -> bool:
 def read_price(usage: Mapping[str, object]) -> float | None:
     """Return the price of the call in US dollars, where the provider's ``usage`` names it."""
     for name, unit in _PRICES.items():
-        named = usage.get(name)
+        if name not in usage:
+            continue
+        named = usage[name]
         # Perplexity's is an object: docs.perplexity.ai/api-reference/chat-completions-post
         charged = price(fields(named).get("total_cost", named))
         if charged is not None:

@@ -23,7 +23,6 @@ import httpx
 import openai
 import pytest
 import requests
-from conftest import GOOGLE_KEY, OPENAI_KEY
 from google.api_core import exceptions as google_exceptions
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +36,7 @@ from opentelemetry_instrumentation_modelforge.errors import (
     error_type,
     fault_text,
 )
+from support.models import GOOGLE_KEY, OPENAI_KEY
 
 PROMPT = "Tell no one: the purple heron nests 'behind' the \"third\" windmill\nat Ljubljanska Straße 12"
 REQUEST = httpx.Request("POST", "https://api.openai.com/v1/chat/completions")
@@ -347,7 +347,7 @@ FACTS: list[tuple[BaseException, str]] = [
         google_exceptions.InvalidArgument("x", error_info={"reason": "API_KEY_INVALID"}),
         "google.api_core.exceptions.InvalidArgument: 400 INVALID_ARGUMENT API_KEY_INVALID",
     ),
-    (RpcError("x"), "test_errors.RpcError: INVALID_ARGUMENT"),
+    (RpcError("x"), f"{__name__}.RpcError: INVALID_ARGUMENT"),
     (
         modelforge_exceptions.ProviderNotAvailableError("acme"),
         "modelforge.exceptions.ProviderNotAvailableError: Provider 'acme' is not available",
@@ -679,7 +679,7 @@ def test_the_application_s_exception_is_left_as_it_is() -> None:
     [
         (ValueError(), "ValueError"),
         (openai.APITimeoutError(REQUEST), "openai.APITimeoutError"),
-        (RpcError("x"), "test_errors.RpcError"),
+        (RpcError("x"), f"{__name__}.RpcError"),
         (type("two words", (KeyError,), {})(), "KeyError"),
         (type("Odd", (KeyError,), {"__module__": "two words"})(), "Odd"),
     ],

@@ -1,0 +1,117 @@
+"""One check of the doctor and its result."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final, Generic, TypeVar, cast
+
+from ..errors import fault_text
+from ..redaction import without_credentials
+from ..values import NOTHING
+
+T = TypeVar("T")
+
+
+class State(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """Spans come, but something is missing from them."""
+    PROBLEM = "problem"
+    """No spans come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check."""
+
+    state: State
+    detail: str
+    """A line for each fact."""
+    remedy: str = ""
+    """A line for each command, setting or change of code that helps; empty if there is nothing to do."""
+    data: Mapping[str, object] = field(default_factory=dict[str, object])
+    """The same facts for programs, as JSON values."""
+
+    def without(self, secrets: Iterable[str]) -> "Finding":
+        """Return this finding without credentials: ``secrets``, and everything that looks like one."""
+        secrets = tuple(secrets)
+        return replace(
+            self,
+            detail=without_credentials(self.detail, secrets),
+            remedy=without_credentials(self.remedy, secrets),
+            data=cast("Mapping[str, object]", _without_credentials(self.data, secrets)),
+        )
+
+
+def ok(detail: str, remedy: str = "", data: Mapping[str, object] = NOTHING) -> Finding:
+    """Return a finding about something that works. Its remedy is a hint."""
+    return Finding(State.OK, detail, remedy, data)
+
+
+def warning(detail: str, remedy: str = "", data: Mapping[str, object] = NOTHING) -> Finding:
+    """Return a finding about something that is missing from the spans."""
+    return Finding(State.WARNING, detail, remedy, data)
+
+
+def problem(detail: str, remedy: str = "", data: Mapping[str, object] = NOTHING) -> Finding:
+    """Return a finding that explains why no spans come."""
+    return Finding(State.PROBLEM, detail, remedy, data)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as an enumeration: at most six of them, or five and the number of the others."""
+    distinct = list(dict.fromkeys(names))
+    return ", ".join(distinct) if len(distinct) <= 6 else f"{', '.join(distinct[:5])} and {len(distinct) - 5} more"
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Generic[T]):
+    """A question about a subject."""
+
+    name: str
+    """Its key in JSON, which stays as it is from release to release."""
+    title: str
+    find: Callable[[T], Finding]
+
+    def run(self, subject: T) -> Finding:
+        """Return what the check finds; an exception of the check becomes a finding too."""
+        try:
+            return self.find(subject)
+        except Exception as error:  # noqa: BLE001 - the other checks still have answers.
+            where = fault_text(error).strip().splitlines()
+            detail = f"this check failed: {type(error).__name__}"
+            return warning(detail, _REPORT, {"error": type(error).__name__, "stack": where})
+
+
+_REPORT: Final = "Report it with the output of --json."
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What all checks found, in their order."""
+
+    findings: Mapping[str, Finding]
+    """By the name of the check."""
+    titles: Mapping[str, str]
+
+    @property
+    def spans_expected(self) -> bool:
+        """Whether spans will come: no check found a problem."""
+        return not self.having(State.PROBLEM)
+
+    def having(self, state: State) -> list[str]:
+        """Return the names of the checks with this state."""
+        return [name for name, finding in self.findings.items() if finding.state is state]
+
+
+def _without_credentials(value: object, secrets: tuple[str, ...]) -> object:
+    if isinstance(value, str):
+        return without_credentials(value, secrets)
+    if isinstance(value, Mapping):
+        members = cast("Mapping[str, object]", value)
+        return {key: _without_credentials(member, secrets) for key, member in members.items()}
+    if isinstance(value, list | tuple):
+        return [_without_credentials(member, secrets) for member in cast("list[object]", value)]
+    return value

@@ -1,0 +1,16 @@
+"""Requests of calls, as LangChain's callbacks tell of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from opentelemetry_instrumentation_modelforge.request import Request
+
+RUN_ID = UUID(int=1)
+
+
+def request_with(params: Mapping[str, Any] | None = None, **fields: Any) -> Request:
+    """A request without a prompt, with these ``invocation_params``."""
+    return Request(RUN_ID, (), params or {}, **fields)
