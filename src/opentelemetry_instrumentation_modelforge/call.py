@@ -49,10 +49,11 @@ def context_without_call(context: Context) -> Context:
 class Call(ABC):
     """One call of a model, from LangChain's start event to its end."""
 
-    __slots__ = ("_dropped_at", "_dropped_generations", "_model", "answer", "context", "run_id")
+    __slots__ = ("_dropped_at", "_dropped_generations", "_model", "_request", "answer", "context", "run_id")
 
     def __init__(self, model: Model, request: Request) -> None:
         self._model = model
+        self._request = request
         self._dropped_at: float | None = None
         self._dropped_generations: Sequence[object] = ()
         self.run_id = request.run_id
