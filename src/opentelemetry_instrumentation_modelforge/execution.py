@@ -67,6 +67,11 @@ class Frame:
         """Take a call that is about to start, and is ended if an exception leaves the frame."""
         raise NotImplementedError
 
+    def release(self) -> None:
+        """Let go of the model. A context that was copied, or that a log record keeps, may outlive it."""
+        self.over = True
+        self._model = None
+
     def enter(self, call: Call) -> None:
         """Make the span of a call that has started current, if the frame is to ask the provider itself."""
 
@@ -120,7 +125,7 @@ class _GenerateFrame(Frame):
         if error is not None:
             for call in self._calls:
                 call.fail(error)
-        self.over = True
+        self.release()
 
     def call_of(self, run_id: UUID) -> Call | None:
         # LangChain passes the very object on, and comparing UUIDs takes several times as long.

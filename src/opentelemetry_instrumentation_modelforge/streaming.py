@@ -93,8 +93,8 @@ class _StreamFrame(Frame):
 
     def release(self) -> None:
         """Let go of the call: an application may keep a stream that is over, and need not keep its prompt."""
+        super().release()
         self.call = self.context = self._created_in = None
-        self.over = True
 
 
 class _Step:
