@@ -1,6 +1,5 @@
 """Whether OpenTelemetry records, and the one guard that keeps a telemetry fault out of the application."""
 
-from functools import lru_cache
 from logging import DEBUG, WARNING, getLogger
 from os import environ
 from types import TracebackType
@@ -45,12 +44,18 @@ def _records(provider: TracerProvider | MeterProvider) -> bool:
 
 def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
     """Return this package's tracer from ``tracer_provider``, or from the global one, also if that is set later."""
-    return _tracer_of(tracer_provider or get_tracer_provider())
+    provider = tracer_provider or get_tracer_provider()
+    for known, tracer in _tracers:
+        if known is provider:
+            return tracer
+    tracer = _get_tracer(SCOPE_NAME, __version__, provider, SCHEMA_URL)
+    _tracers.append((provider, tracer))
+    del _tracers[:-8]
+    return tracer
 
 
-@lru_cache(maxsize=8)
-def _tracer_of(tracer_provider: TracerProvider) -> Tracer:
-    return _get_tracer(SCOPE_NAME, __version__, tracer_provider, SCHEMA_URL)
+# A list, because a provider need not be hashable.
+_tracers: Final[list[tuple[TracerProvider, Tracer]]] = []
 
 
 class Guard:
