@@ -16,6 +16,7 @@ from opentelemetry.trace import SpanContext, TracerProvider, get_tracer_provider
 
 from .call import Call, current_call, open_calls
 from .coexistence import outer_inference
+from .dropped import start_thread
 from .enrichment import Enrichment
 from .execution import call_of, current_frame
 from .inference import Inference
@@ -209,6 +210,8 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             call.start()
             frame.enter(call)
             return
+        # LangChain tells of a stream that is dropped in a destructor.
+        start_thread()
         try:
             _unframed_calls[run_id] = call
             call.start()

@@ -23,7 +23,7 @@ def end_soon(end: Callable[[], None]) -> None:
 
 
 def start_thread() -> None:
-    """Start the thread, unless it runs. A stream calls this when it is created: a destructor can start no thread."""
+    """Start the thread, unless it runs. Call it before anything can be dropped: a destructor can start no thread."""
     global _running  # noqa: PLW0603
     if not _running:
         # Without a thread, as at the interpreter's shutdown, the calls are ended at exit.

@@ -19,6 +19,7 @@ from uuid import UUID
 from opentelemetry.context import Context, attach, create_key, get_current
 
 from .call import Call, context_without_call, current_call
+from .dropped import start_thread
 from .otel_utils import Guard
 from .patching import Wrap
 from .providers import Tap
@@ -171,6 +172,8 @@ def agenerate(wrapped: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
 
     @wraps(wrapped)
     async def agenerate(*args: P.args, **kwargs: P.kwargs) -> T:
+        # A task that is pending when its event loop is closed is destroyed, as a stream is dropped.
+        start_thread()
         frame = _GenerateFrame(args[0] if args else None)
         with frame, frame:
             return await wrapped(*args, **kwargs)
