@@ -186,6 +186,7 @@ def agenerate(wrapped: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
 
     @wraps(wrapped)
     async def agenerate(*args: P.args, **kwargs: P.kwargs) -> T:
+        # A task that is pending when its event loop is closed is destroyed, as a stream is dropped.
         frame = _GenerateFrame(args[0] if args else None)
         with frame, frame:
             return await wrapped(*args, **kwargs)
