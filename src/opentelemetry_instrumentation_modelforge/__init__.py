@@ -40,6 +40,7 @@ declarative configuration: see :class:`Configuration`.
 
 from typing import TYPE_CHECKING
 
+from .block_attributes import telemetry_attributes
 from .config import Configuration
 from .instrumentor import ModelForgeInstrumentor
 from .otel_utils import is_otel_available
@@ -56,6 +57,7 @@ __all__ = [
     "Usage",
     "__version__",
     "is_otel_available",
+    "telemetry_attributes",
 ]
 
 

@@ -5,6 +5,7 @@ from typing import Final
 from opentelemetry.context import get_current
 from opentelemetry.trace import get_current_span
 
+from .block_attributes import current_block
 from .call import Call, open_calls
 from .coexistence import OuterInference, publish
 from .ending import Ending, cost_attributes
@@ -56,6 +57,7 @@ class Enrichment(Call):
                 # The other instrumentation has no such metric.
                 attributes = {
                     **self._model.metric_attributes,
+                    **current_block(self._caller).metrics,
                     **baggage_attributes(self._model.telemetry.configuration.metric_baggage_keys, self._caller),
                 }
                 span = get_current_span(self._caller).get_span_context()
@@ -68,6 +70,7 @@ class Enrichment(Call):
         if data is not None:
             publish(data, response)
             data.attributes.update(self._model.modelforge_attributes)
+            data.attributes.update(current_block(self._caller).spans)
             data.attributes.update(baggage_attributes(self._model.telemetry.configuration.baggage_keys, self._caller))
             if cost is not None:
                 data.attributes.update(cost_attributes(cost, response))

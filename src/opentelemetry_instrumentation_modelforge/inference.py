@@ -14,6 +14,7 @@ from opentelemetry.semconv.attributes import error_attributes
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.util.types import AnyValue
 
+from .block_attributes import current_block
 from .call import CALL_KEY, Call, open_calls
 from .capture import ContentCapture
 from .coexistence import InnerReport, context_of_inference
@@ -119,14 +120,16 @@ class Inference(Call):
     def _describe_request(self, caller: Context) -> None:
         model, request = self._model, self._request
         configuration = model.telemetry.configuration
-        self._attributes = {**model.attributes, **request.attributes(model.kind)}
+        block = current_block(caller)
+        self._attributes = {**model.attributes, **block.spans, **request.attributes(model.kind)}
         if configuration.baggage_keys:
             self._attributes |= baggage_attributes(configuration.baggage_keys, caller)
         if configuration.metadata_keys:
             self._attributes |= request.metadata_attributes(configuration.metadata_keys)
-        if configuration.metric_baggage_keys or configuration.metric_metadata_keys:
+        if block.metrics or configuration.metric_baggage_keys or configuration.metric_metadata_keys:
             self._metric_attributes = {
                 **model.metric_attributes,
+                **block.metrics,
                 **baggage_attributes(configuration.metric_baggage_keys, caller),
                 **request.metadata_attributes(configuration.metric_metadata_keys),
             }

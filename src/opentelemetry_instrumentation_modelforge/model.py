@@ -12,6 +12,7 @@ from opentelemetry.semconv.attributes import server_attributes
 from opentelemetry.trace import Link, SpanContext
 from opentelemetry.util.types import AttributeValue
 
+from .block_attributes import NO_BLOCK, BlockAttributes
 from .cost import CostFunction, Rates, reference_rates, resolve_rates
 from .otel_utils import Guard
 from .providers import Provider, provider_of
@@ -160,11 +161,12 @@ class Model:
     :param identity: its names.
     :param created_by: the ``get_llm`` span, which every call links to.
     :param pricing: the models.dev metadata of the model.
-    :param attributes: attributes for every call, over those of the configuration.
+    :param block: attributes for every call, over those of the configuration.
     :param operation: the conventions' operation name.
     """
 
     __slots__ = (
+        "_block",
         "_created_by",
         "_metric_attributes",
         "_pricing",
@@ -190,6 +192,7 @@ class Model:
         *,
         created_by: SpanContext | None = None,
         pricing: Mapping[str, object] | None = None,
+        block: BlockAttributes = NO_BLOCK,
         operation: str = OPERATION_CHAT,
     ) -> None:
         configuration = telemetry.configuration
@@ -199,13 +202,18 @@ class Model:
         self.operation = operation
         self._created_by = created_by
         self._pricing = pricing
+        self._block = block
         self.links = [Link(created_by)] if created_by is not None and created_by.is_valid else None
         self.span_name = f"{operation} {identity.api_model}" if configuration.span_names == "semconv" else SPAN_INVOKE
         self.every_chunk = configuration.chunk_events == "all"
         inference: Attributes = {gen_ai.GEN_AI_OPERATION_NAME: operation, **identity.inference_attributes()}
-        self.modelforge_attributes: Attributes = {**configuration.attributes, **identity.modelforge_attributes()}
-        self.attributes: Attributes = {**self.modelforge_attributes, **inference}
-        self.metric_attributes: Attributes = {**configuration.metric_attributes, **inference}
+        self.modelforge_attributes: Attributes = {
+            **configuration.attributes,
+            **identity.modelforge_attributes(),
+            **block.spans,
+        }
+        self.attributes: Attributes = {**self.modelforge_attributes, **inference, **block.spans}
+        self.metric_attributes: Attributes = {**configuration.metric_attributes, **inference, **block.metrics}
         self.rates: Rates | None = None
         self.reference_rates: Rates | None = None
         with _RATES_GUARD:
@@ -254,6 +262,7 @@ class Model:
                 replace(self.identity, api_model=api_model),
                 created_by=self._created_by,
                 pricing=self._pricing if api_model == self.identity.api_model else None,
+                block=self._block,
                 operation=operation,
             )
             if len(self._variants) < _MOST_VARIANTS:
