@@ -18,8 +18,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
+from opentelemetry_instrumentation_modelforge.console import columns, has_color
+
 from .collector import Collector
-from .tree import WIDTH, Span, format_trees, span_details
+from .tree import Span, format_trees, span_details
 
 PROGRAMS = ("celery", "opentelemetry-instrument", "uvicorn")
 
@@ -189,13 +191,8 @@ def _located(word: str, directory: Path) -> str:
 
 def print_trees(spans: Sequence[Span], details: Callable[[Span], Iterable[str]] = span_details) -> None:
     """Print the trees of spans, as wide as the terminal."""
-    width = shutil.get_terminal_size((WIDTH, 0)).columns
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    print("", *format_trees(spans, width, _red if coloured else str, details), sep="\n")
-
-
-def _red(line: str) -> str:
-    return f"\x1b[31m{line}\x1b[0m"
+    width, color, encoding = columns(sys.stdout), has_color(sys.stdout), sys.stdout.encoding
+    print("", *format_trees(spans, details, width=width, color=color, encoding=encoding), sep="\n")
 
 
 def check_spans(spans: Sequence[Span], expected: Iterable[str]) -> int:

@@ -306,7 +306,7 @@ _CALL_ATTRIBUTE: Final = "_opentelemetry_call"
 def _only_call(run: BaseRunManager) -> Call | None:
     """Return the call of a run that has no other callback than ours."""
     handlers = run.handlers
-    if len(handlers) != 1:
+    if not handlers or len(handlers) != 1:
         return None
     # Kept on LangChain's object of the run, since this runs for every chunk.
     call: Call | None = run.__dict__.get(_CALL_ATTRIBUTE)

@@ -15,12 +15,19 @@ _MOST_TEXTS: Final = 1000
 
 
 def estimated_usage(prompt: Sequence[object], generations: Sequence[object]) -> Usage:
-    """Return an estimate from the number of characters.
+    """Return an estimate from the number of characters. It is 0 for a stream of which no content has come.
 
     :param prompt: LangChain's messages, or plain prompts.
     :param generations: LangChain's generations.
     """
-    return Usage(_tokens(prompt), _tokens(generations))
+    output = _tokens(generations)
+    return Usage(_tokens(prompt), output if output is not None or any(map(_has_content, generations)) else 0)
+
+
+def _has_content(generation: object) -> bool:
+    message = getattr(generation, "message", None)
+    names = ("content", "tool_calls", "tool_call_chunks", "invalid_tool_calls", "additional_kwargs")
+    return any(getattr(message, name, None) for name in names)
 
 
 def _tokens(sources: Iterable[object]) -> int | None:

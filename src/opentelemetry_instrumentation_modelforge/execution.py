@@ -17,7 +17,7 @@ from uuid import UUID
 
 from opentelemetry.context import Context, attach, create_key, get_current
 
-from .call import Call, context_without_call, current_call
+from .call import CALL_KEY, Call, context_without_call, current_call
 from .otel_utils import Guard
 from .patching import Wrap
 from .providers import Tap
@@ -53,8 +53,11 @@ class Frame:
         return getattr(fields.get("_wrapped_llm"), "__dict__", fields)
 
     def context_over(self, current: Context) -> Context:
-        """Return ``current`` with this frame as the innermost one."""
-        return Context({**current, _FRAME_KEY: self})
+        """Return ``current`` with this frame as the innermost one.
+
+        A call around it is another call, also if it has the same run id: an application may give one id to both.
+        """
+        return Context({**current, _FRAME_KEY: self, CALL_KEY: None})
 
     def call_of(self, run_id: UUID) -> Call | None:
         """Return the call that the frame has started for this run."""
@@ -63,6 +66,11 @@ class Frame:
     def adopt(self, call: Call) -> None:
         """Take a call that is about to start, and is ended if an exception leaves the frame."""
         raise NotImplementedError
+
+    def release(self) -> None:
+        """Let go of the model. A context that was copied, or that a log record keeps, may outlive it."""
+        self.over = True
+        self._model = None
 
     def enter(self, call: Call) -> None:
         """Make the span of a call that has started current, if the frame is to ask the provider itself."""
@@ -93,7 +101,8 @@ def restore(token: Token[Context]) -> None:
     # Runs for every chunk, and contextlib.suppress takes several times as long.
     try:  # noqa: SIM105
         token.var.reset(token)
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError, AttributeError):
+        # The context that Datadog puts in place of OpenTelemetry's has tokens without a variable, and restores itself.
         pass
 
 
@@ -117,7 +126,7 @@ class _GenerateFrame(Frame):
         if error is not None:
             for call in self._calls:
                 call.fail(error)
-        self.over = True
+        self.release()
 
     def call_of(self, run_id: UUID) -> Call | None:
         # LangChain passes the very object on, and comparing UUIDs takes several times as long.
@@ -178,6 +187,7 @@ def agenerate(wrapped: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
 
     @wraps(wrapped)
     async def agenerate(*args: P.args, **kwargs: P.kwargs) -> T:
+        # A task that is pending when its event loop is closed is destroyed, as a stream is dropped.
         frame = _GenerateFrame(args[0] if args else None)
         with frame, frame:
             return await wrapped(*args, **kwargs)

@@ -14,14 +14,13 @@ from opentelemetry.semconv.attributes import error_attributes
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.util.types import AnyValue
 
-from .block_attributes import current_block
 from .call import CALL_KEY, Call, open_calls
 from .capture import ContentCapture
 from .coexistence import InnerReport, context_of_inference
 from .ending import Ending, stream_attributes
 from .errors import describe_error, error_type
 from .measurement import Series
-from .model import Attributes, Model, baggage_attributes
+from .model import Attributes, Model
 from .otel_utils import Guard
 from .providers.langchain import is_of_another_run
 from .request import Request
@@ -60,7 +59,6 @@ class Inference(Call):
         "_last_chunk_at",
         "_metric_attributes",
         "_report",
-        "_request",
         "_seen",
         "_started",
         "_streaming",
@@ -70,7 +68,6 @@ class Inference(Call):
 
     def __init__(self, model: Model, request: Request) -> None:
         super().__init__(model, request)
-        self._request = request
         self._attributes: Attributes = model.attributes
         self._metric_attributes: Attributes = model.metric_attributes
         self._report = InnerReport()
@@ -119,20 +116,12 @@ class Inference(Call):
 
     def _describe_request(self, caller: Context) -> None:
         model, request = self._model, self._request
-        configuration = model.telemetry.configuration
-        block = current_block(caller)
-        self._attributes = {**model.attributes, **block.spans, **request.attributes(model.kind)}
-        if configuration.baggage_keys:
-            self._attributes |= baggage_attributes(configuration.baggage_keys, caller)
-        if configuration.metadata_keys:
-            self._attributes |= request.metadata_attributes(configuration.metadata_keys)
-        if block.metrics or configuration.metric_baggage_keys or configuration.metric_metadata_keys:
-            self._metric_attributes = {
-                **model.metric_attributes,
-                **block.metrics,
-                **baggage_attributes(configuration.metric_baggage_keys, caller),
-                **request.metadata_attributes(configuration.metric_metadata_keys),
-            }
+        self._attributes = {
+            **model.attributes,
+            **request.attributes(model.kind),
+            **model.copied_attributes(request, caller),
+        }
+        self._metric_attributes = model.metric_attributes_of(request, caller)
 
     def chunk(self, chunk: object) -> None:
         """Count one chunk: the time it came at, and that it came."""

@@ -169,19 +169,28 @@ COST: Final = OptionType(
 )
 
 
-_repr = reprlib.Repr()
+class _Repr(reprlib.Repr):
+    """The shortened text of a value, in which no string at any depth is a credential."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        # Imported here because only a mistake needs it, and every instrumented process imports this module.
+        from .redaction import REDACTED, looks_like_credential
+
+        # The whole text tells a credential from another word; the shortened text does not.
+        return REDACTED if isinstance(x, str) and looks_like_credential(x) else super().repr1(x, level)
+
+
+_repr = _Repr()
 _repr.maxlevel = 2
 _repr.maxstring = _repr.maxother = 80
 
 
 def shown(value: Any) -> str:
     """Return ``value`` as a message can show it: on one line, at most 200 characters, and without credentials."""
-    # Imported here because only a mistake needs it, and every instrumented process imports this module.
-    from .redaction import REDACTED, looks_like_credential, without_credentials
+    from .redaction import without_credentials
 
     try:
-        # The whole text tells a credential from another word; the shortened text does not.
-        text = REDACTED if isinstance(value, str) and looks_like_credential(value) else _repr.repr(value)
+        text = _repr.repr(value)
     except Exception:  # noqa: BLE001 - an integer of more than 4,300 digits has no text.
         text = f"<{type(value).__name__}>"
     text = without_credentials(text)

@@ -1,6 +1,5 @@
 """Whether OpenTelemetry records, and the one guard that keeps a telemetry fault out of the application."""
 
-from functools import lru_cache
 from logging import DEBUG, WARNING, getLogger
 from os import environ
 from types import TracebackType
@@ -43,14 +42,20 @@ def _records(provider: TracerProvider | MeterProvider) -> bool:
     return not type(provider).__module__.startswith(_API_PACKAGES)
 
 
+_tracers: Final[list[tuple[TracerProvider, Tracer]]] = []
+
+
 def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
     """Return this package's tracer from ``tracer_provider``, or from the global one, also if that is set later."""
-    return _tracer_of(tracer_provider or get_tracer_provider())
-
-
-@lru_cache(maxsize=8)
-def _tracer_of(tracer_provider: TracerProvider) -> Tracer:
-    return _get_tracer(SCOPE_NAME, __version__, tracer_provider, SCHEMA_URL)
+    tracer_provider = tracer_provider or get_tracer_provider()
+    # A list, because a provider need not be hashable.
+    for provider, tracer in _tracers:
+        if provider is tracer_provider:
+            return tracer
+    tracer = _get_tracer(SCOPE_NAME, __version__, tracer_provider, SCHEMA_URL)
+    _tracers.append((tracer_provider, tracer))
+    del _tracers[:-8]
+    return tracer
 
 
 class Guard:

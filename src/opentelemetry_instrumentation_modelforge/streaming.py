@@ -23,8 +23,9 @@ from uuid import UUID
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import get_current_span
 
-from .call import Call, context_without_call
+from .call import Call
 from .execution import Frame, restore
+from .interrupts import is_from_signal_handler
 
 P = ParamSpec("P")
 
@@ -57,9 +58,11 @@ class _StreamFrame(Frame):
 
     def enter(self, call: Call) -> None:
         if self.call is call:
-            self.context = call.context
             # Not detached here: the step, in whose frame this runs, restores the context from before it.
-            self.variable = attach(call.context_over(get_current())).var
+            token = attach(call.context_over(get_current()))
+            # Datadog's context has tokens of its own, and each step of a stream goes the long way then.
+            if isinstance(token, Token):  # pyright: ignore[reportUnnecessaryIsInstance]
+                self.context, self.variable = call.context, token.var
 
     def step_context(self) -> Context:
         """Return the context for a step of a call without a context of its own, or for the first step."""
@@ -70,15 +73,16 @@ class _StreamFrame(Frame):
         if created_in is None or get_current_span(current).get_span_context().is_valid:
             created_in = current
         # A web framework may iterate after the request's handler, when no span is current.
-        return self.context_over(context_without_call(created_in))
+        return self.context_over(created_in)
 
     def leave(self, error: BaseException, generator: Any) -> None:
         """End the call if ``error`` has ended the stream and LangChain has not ended the call.
 
-        An error of a second step at the same time leaves the stream running.
+        An error of a second step at the same time leaves the stream running. An interrupt ends the call, also where it
+        came before or after the generator's own part of the step.
         """
         over = getattr(generator, "gi_frame", None) is None and getattr(generator, "ag_frame", None) is None
-        if over or not isinstance(error, Exception):
+        if over or not isinstance(error, Exception) or is_from_signal_handler(error.__traceback__):
             if self.call is not None:
                 self.call.fail(error)
             self.release()
@@ -91,8 +95,8 @@ class _StreamFrame(Frame):
 
     def release(self) -> None:
         """Let go of the call: an application may keep a stream that is over, and need not keep its prompt."""
+        super().release()
         self.call = self.context = self._created_in = None
-        self.over = True
 
 
 class _Step:
@@ -139,6 +143,9 @@ class _StreamProxy:
         return self._generator.__class__
 
     def __getattr__(self, name: str) -> Any:
+        if name in _StreamProxy.__slots__:
+            # An interrupt came before the end of __init__.
+            raise AttributeError(name)
         return getattr(self._generator, name)
 
     def __repr__(self) -> str:
@@ -148,12 +155,18 @@ class _StreamProxy:
         return self._generator.__reduce_ex__(protocol)
 
     def __del__(self) -> None:
-        call = self._frame.call
+        frame = getattr(self, "_frame", None)
+        call = None if frame is None else frame.call
         if call is not None:
             try:
                 self._close_dropped()
             finally:
-                call.drop()
+                try:
+                    call.drop()
+                except BaseException:
+                    # Python swallows an interrupt of a destructor.
+                    call.drop()
+                    raise
 
     def _close_dropped(self) -> None:
         """Close the generator where nothing else can restore the context that closing it changes."""
@@ -168,21 +181,21 @@ class Stream(_StreamProxy):
         return self
 
     def __next__(self) -> Any:
-        frame = self._frame
-        if frame.context is None:
-            return next(self._generator) if frame.over else self._step(next, self._generator)
-        # The short way of _step.
-        variable, token = frame.variable, None
+        token = None
         try:
+            frame = self._frame
+            if frame.context is None:
+                return next(self._generator) if frame.over else self._step(next, self._generator)
+            # The short way of _step.
             try:
-                token = variable.set(frame.context)
+                token = frame.variable.set(frame.context)
                 return next(self._generator)
             finally:
-                token = token and variable.reset(token)
+                token = token and frame.variable.reset(token)
         except BaseException as error:
             if token is not None:
                 restore(token)
-            frame.leave(error, self._generator)
+            self._frame.leave(error, self._generator)
             raise
 
     def send(self, value: Any) -> Any:
@@ -202,10 +215,14 @@ class Stream(_StreamProxy):
         self._frame.close()
 
     def _step(self, resume: Callable[..., Any], *args: Any) -> Any:
-        step = _Step(self._frame, self._generator)
         try:
+            step = _Step(self._frame, self._generator)
             with step, step:
                 return resume(*args)
+        except BaseException as error:
+            # Also for an interrupt of the outer exit.
+            self._frame.leave(error, self._generator)
+            raise
         finally:
             # An exception that was thrown in must not live on in the traceback that it gets here.
             del args
@@ -267,10 +284,14 @@ class AsyncStream(_StreamProxy):
         self._frame.close()
 
     async def _step(self, resume: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        step = _Step(self._frame, self._generator)
         try:
+            step = _Step(self._frame, self._generator)
             with step, step:
                 return await resume(*args)
+        except BaseException as error:
+            # Also for an interrupt of the outer exit.
+            self._frame.leave(error, self._generator)
+            raise
         finally:
             # An exception that was thrown in must not live on in the traceback that it gets here.
             del args

@@ -845,6 +845,23 @@ def test_how_a_call_ended(instrumented: Telemetry, error: BaseException, outcome
     assert ("error.type" in point.attributes) is failed
 
 
+@pytest.mark.parametrize(("chunks", "tokens"), [(1, 0), (2, 1)])
+def test_a_stream_that_is_left_says_what_had_come(instrumented: Telemetry, llm: Any, chunks: int, tokens: int) -> None:
+    """OpenAI's first chunk has no content yet."""
+    stream = llm.stream(PROMPT)
+    for _ in range(chunks):
+        next(stream)
+    stream.close()
+    said = attributes(instrumented)
+    assert said["modelforge.outcome"] == "closed"
+    assert said["gen_ai.usage.output_tokens"] == tokens
+    assert said["modelforge.usage.estimated"] is True
+    assert said["gen_ai.response.id"] == RESPONSE_ID
+    assert said["gen_ai.response.model"] == "gpt-4o-mini-2024-07-18"
+    assert said["gen_ai.response.finish_reasons"] == ("error",)
+    assert TOKENS not in instrumented.metrics()
+
+
 def test_a_failed_stream_says_what_had_come(instrumented: Telemetry) -> None:
     with pytest.raises(LookupError):
         list(echo(chunk_count=8, error=LookupError()).stream("Hello"))

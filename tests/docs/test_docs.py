@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from langchain_core.caches import InMemoryCache
 from pytest_examples import CodeExample, EvalExample
@@ -16,6 +17,7 @@ from support import DOCS, ROOT
 from support.documentation import python_examples, run_example
 from support.environment import at_least
 from support.models import get_llm, without_retries, write_config
+from support.openai_answers import completion
 from support.providers import ProviderServer, Reply
 from support.telemetry import Telemetry
 
@@ -61,7 +63,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
-NAME = r"(?:gen_ai|modelforge|server|error|exception)\.[a-z_.]+[a-z]"
+NAME = r"(?:gen_ai|openai|modelforge|server|error|exception)\.[a-z_.]+[a-z]"
 
 
 def _documented() -> set[str]:
@@ -91,7 +93,7 @@ def test_the_reference_names_all_that_is_emitted_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_AND_EVENT")
-    telemetry = instrument()
+    telemetry = instrument(metadata_keys=["run_name", "tags"])
     llm = get_llm(registry, "openai", "gpt-4o-mini")
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
     llm.bind_tools([tool]).invoke("Hi")
@@ -105,7 +107,20 @@ def test_the_reference_names_all_that_is_emitted_and_nothing_else(
         presence_penalty=0.1,
         stop=["."],
         response_format={"type": "json_object"},
-    ).invoke("Hi", {"metadata": {"thread_id": "7"}})
+        reasoning_effort="low",
+        service_tier="flex",
+    ).invoke(
+        "Hi",
+        {
+            # langsmith names a prompt of its hub so.
+            "metadata": {"thread_id": "7", "lc_hub_repo": "greeting", "lc_hub_commit_hash": "c0ffee"},
+            "tags": ["beta"],
+            "run_name": "greet",
+        },
+    )
+    # The server has no Responses API, and langchain-openai 0.3.0 refuses the parameter.
+    with pytest.raises((openai.NotFoundError, TypeError)):
+        llm.bind(previous_response_id="resp_1").invoke("Hi")
     list(llm.stream("Hi"))
     ollama = get_llm(registry, "ollama", "llama3")
     ollama.top_k = 3
@@ -118,6 +133,8 @@ def test_the_reference_names_all_that_is_emitted_and_nothing_else(
     llm.cache = None
     # As Anthropic's usage comes through an OpenAI-compatible gateway.
     provider_server.reply = Reply(cache_write_tokens=3)
+    llm.invoke("Hi")
+    provider_server.reply = Reply(body=completion(service_tier="default"))
     llm.invoke("Hi")
     provider_server.reply = Reply(status=401)
     with pytest.raises(Exception, match="Incorrect API key"):

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 from celery_app import TIMEOUT, ask
-from fastapi import FastAPI
 from pydantic import BaseModel
+
+from fastapi import FastAPI
 
 app = FastAPI()
 

@@ -765,6 +765,14 @@ def test_a_malformed_declaration_never_raises(data: st.DataObject, name: str) ->
     assert len(messages) == 1
 
 
+def test_a_declared_switch_fails_safe_and_a_null_is_not_set() -> None:
+    source = "OpenTelemetry configuration, instrumentation/development.python.modelforge"
+    with logged() as messages:
+        options = DeclaredOptions(enabled="off", stream_usage=True, cost=None)
+    assert (options.enabled, options.stream_usage, options.cost) == (False, True, None)
+    assert messages == [f"{source}: enabled='off' counts as false: expected `true` or `false`"]
+
+
 # --- The module and its documentation ---
 
 

@@ -111,6 +111,28 @@ def test_the_tracer_of_a_provider_is_made_once(tracer_provider: TracerProvider) 
     assert get_tracer(tracer_provider) is not get_tracer()
 
 
+class PlainProvider(TracerProvider):
+    """A provider without a hash, as a plain dataclass is."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PlainProvider)
+
+
+def test_a_provider_need_not_have_a_hash_and_is_no_other_that_equals_it() -> None:
+    first, second = PlainProvider(shutdown_on_exit=False), PlainProvider(shutdown_on_exit=False)
+    assert first == second
+    assert get_tracer(first) is get_tracer(first)
+    assert get_tracer(first) is not get_tracer(second)
+
+
+def test_the_tracers_of_a_few_providers_are_kept() -> None:
+    for _ in range(20):
+        get_tracer(TracerProvider(shutdown_on_exit=False))
+    assert len(otel_utils._tracers) == 8
+
+
 def test_the_global_tracer_records_once_the_global_provider_is_set(python: Python) -> None:
     done = python(
         "-c",

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from modelforge import ModelForgeRegistry
+from opentelemetry.metrics import Meter, NoOpMeterProvider
+from opentelemetry.metrics import MeterProvider as MeterProviderInterface
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
-from opentelemetry.trace import NoOpTracerProvider
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NoOpTracerProvider, Tracer
+from opentelemetry.trace import TracerProvider as TracerProviderInterface
 
+from opentelemetry_instrumentation_modelforge import telemetry as module
 from opentelemetry_instrumentation_modelforge.config import Configuration
 from opentelemetry_instrumentation_modelforge.telemetry import (
     Telemetry,
@@ -124,4 +130,88 @@ def test_callbacks_made_by_hand_share_the_telemetry_of_their_providers(
 ) -> None:
     shared = standalone_telemetry(tracer_provider, meter_provider)
     assert standalone_telemetry(tracer_provider, meter_provider) is shared
-    assert standalone_telemetry(tracer_provider, None) is not shared
+    assert standalone_telemetry(tracer_provider, NoOpMeterProvider()) is not shared
+    assert standalone_telemetry(NoOpTracerProvider(), meter_provider) is not shared
+    assert standalone_telemetry(tracer_provider, meter_provider) is shared
+
+
+def test_the_telemetry_of_a_few_pairs_of_providers_is_kept() -> None:
+    for _ in range(20):
+        standalone_telemetry(NoOpTracerProvider(), NoOpMeterProvider())
+    assert len(module._standalone) == 8
+
+
+@dataclass
+class PlainTracerProvider(TracerProviderInterface):
+    """A plain dataclass with slots: without a hash, without weak references, and equal to another by its fields."""
+
+    __slots__ = ("provider",)
+    provider: TracerProvider
+
+    def get_tracer(self, *args: Any, **kwargs: Any) -> Tracer:
+        return self.provider.get_tracer(*args, **kwargs)
+
+
+@dataclass
+class PlainMeterProvider(MeterProviderInterface):
+    """The same for metrics."""
+
+    __slots__ = ("provider",)
+    provider: MeterProvider
+
+    def get_meter(self, *args: Any, **kwargs: Any) -> Meter:
+        return self.provider.get_meter(*args, **kwargs)
+
+
+def test_providers_need_neither_a_hash_nor_weak_references(
+    tracer_provider: TracerProvider,
+    meter_provider: MeterProvider,
+    span_exporter: InMemorySpanExporter,
+    metric_reader: InMemoryMetricReader,
+) -> None:
+    traces, metrics = PlainTracerProvider(tracer_provider), PlainMeterProvider(meter_provider)
+    for provider in (traces, metrics):
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(provider)
+    telemetry = Telemetry(Configuration(), tracer_provider=traces, meter_provider=metrics)
+    assert telemetry.is_available()
+    telemetry.tracer.start_span("langchain.llm.invoke").end()
+    telemetry.duration.record(0.5, {}, INVALID_SPAN_CONTEXT)
+    assert [span.name for span in span_exporter.get_finished_spans()] == ["langchain.llm.invoke"]
+    data = metric_reader.get_metrics_data()
+    assert data is not None
+    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+    assert (metric.name, metric.data.data_points[0].sum) == ("gen_ai.client.operation.duration", 0.5)
+
+
+def test_providers_that_equal_each_other_are_told_apart(
+    tracer_provider: TracerProvider, meter_provider: MeterProvider
+) -> None:
+    pairs = [(PlainTracerProvider(tracer_provider), PlainMeterProvider(meter_provider)) for _ in range(2)]
+    assert pairs[0] == pairs[1]
+    first, second = (standalone_telemetry(*pair) for pair in pairs)
+    assert first is not second
+    assert standalone_telemetry(*pairs[0]) is first
+
+
+@pytest.mark.parametrize(
+    ("capture", "options", "full"),
+    [
+        (None, {}, False),
+        (None, {"error_messages": "full"}, True),
+        ("SPAN_ONLY", {}, True),
+        ("SPAN_AND_EVENT", {}, True),
+        ("SPAN_ONLY", {"error_messages": "safe"}, False),
+        ("EVENT_ONLY", {}, False),
+    ],
+)
+def test_the_text_of_errors_is_told_if_it_is_asked_for_or_spans_have_content(
+    capture: str | None, options: dict[str, Any], full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if capture is not None:
+        monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", capture)
+    assert Telemetry(Configuration(**options)).full_errors is full
+
+
+def test_without_a_receiver_of_content_nobody_is_asked() -> None:
+    assert Telemetry(Configuration()).content is None

@@ -8,13 +8,14 @@ import http.client
 import os
 import socket
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Thread
 from time import monotonic
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -60,6 +61,8 @@ class Endpoint:
     host: str
     port: int
     path: str = ""
+    query: str = field(default="", repr=False)
+    """It may hold a key."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, compare=False)
 
     @classmethod
@@ -76,7 +79,11 @@ class Endpoint:
             raise ValueError("a URL has no host")
         tls = parts.scheme == "https" if secure is None else secure
         port = parts.port or (443 if tls else 80 if protocol != "grpc" else 443)
-        return cls(signal, protocol, tls, parts.hostname, port, parts.path or "/", headers)
+        if parts.username is not None and protocol != "grpc":
+            # As the exporter's HTTP client does; an exporter's own header counts more.
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            headers = {"authorization": f"Basic {b64encode(pair).decode()}", **headers}
+        return cls(signal, protocol, tls, parts.hostname, port, parts.path or "/", parts.query, headers)
 
     def __str__(self) -> str:
         return f"{'https' if self.secure else 'http'}://{self.target}"
@@ -156,7 +163,8 @@ class Probe:
             connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=self._left)
         try:
             headers = {**endpoint.headers, "Content-Type": "application/x-protobuf"}
-            connection.request("POST", endpoint.path, b"", headers)
+            target = f"{endpoint.path}?{endpoint.query}" if endpoint.query else endpoint.path
+            connection.request("POST", target, b"", headers)
             response = connection.getresponse()
             return self._http_answer(response.status, response.read(1024))
         except ssl.SSLCertVerificationError as error:
