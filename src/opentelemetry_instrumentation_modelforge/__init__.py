@@ -41,6 +41,7 @@ declarative configuration: see :class:`Configuration`.
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from .block_attributes import telemetry_attributes
 from .config import Configuration
 from .instrumentor import ModelForgeInstrumentor
 from .otel_utils import is_otel_available
@@ -56,6 +57,7 @@ __all__ = [
     "Usage",
     "__version__",
     "is_otel_available",
+    "telemetry_attributes",
 ]
 
 # Without LangChain the class cannot be imported, and `from … import *` imports every name here.

@@ -101,7 +101,8 @@ def restore(token: Token[Context]) -> None:
     # Runs for every chunk, and contextlib.suppress takes several times as long.
     try:  # noqa: SIM105
         token.var.reset(token)
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError, AttributeError):
+        # The context that Datadog puts in place of OpenTelemetry's has tokens without a variable, and restores itself.
         pass
 
 

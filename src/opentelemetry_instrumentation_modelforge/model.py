@@ -12,6 +12,7 @@ from opentelemetry.semconv.attributes import server_attributes
 from opentelemetry.trace import Link, SpanContext
 from opentelemetry.util.types import AttributeValue
 
+from .block_attributes import NO_BLOCK, BlockAttributes, current_block
 from .cost import CostFunction, Rates, reference_rates, resolve_rates
 from .otel_utils import Guard
 from .providers import Provider, provider_of
@@ -163,11 +164,12 @@ class Model:
     :param identity: its names.
     :param created_by: the ``get_llm`` span, which every call links to.
     :param pricing: the models.dev metadata of the model.
-    :param attributes: attributes for every call, over those of the configuration.
+    :param block: attributes for every call, over those of the configuration.
     :param operation: the conventions' operation name.
     """
 
     __slots__ = (
+        "_block",
         "_created_by",
         "_metric_attribute_sets",
         "_pricing",
@@ -194,6 +196,7 @@ class Model:
         *,
         created_by: SpanContext | None = None,
         pricing: Mapping[str, object] | None = None,
+        block: BlockAttributes = NO_BLOCK,
         operation: str = OPERATION_CHAT,
     ) -> None:
         configuration = telemetry.configuration
@@ -203,13 +206,18 @@ class Model:
         self.operation = operation
         self._created_by = created_by
         self._pricing = pricing
+        self._block = block
         self.links = [Link(created_by)] if created_by is not None and created_by.is_valid else None
         self.span_name = f"{operation} {identity.api_model}" if configuration.span_names == "semconv" else SPAN_INVOKE
         self.every_chunk = configuration.chunk_events == "all"
         inference: Attributes = {gen_ai.GEN_AI_OPERATION_NAME: operation, **identity.inference_attributes()}
-        self.modelforge_attributes: Attributes = {**configuration.attributes, **identity.modelforge_attributes()}
-        self.attributes: Attributes = {**self.modelforge_attributes, **inference}
-        self.metric_attributes: Attributes = {**configuration.metric_attributes, **inference}
+        self.modelforge_attributes: Attributes = {
+            **configuration.attributes,
+            **identity.modelforge_attributes(),
+            **block.spans,
+        }
+        self.attributes: Attributes = {**self.modelforge_attributes, **inference, **block.spans}
+        self.metric_attributes: Attributes = {**configuration.metric_attributes, **inference, **block.metrics}
         self.rates: Rates | None = None
         self.reference_rates: Rates | None = None
         with _RATES_GUARD:
@@ -233,9 +241,10 @@ class Model:
         return None if self.reference_rates is None else self.reference_rates.price(usage)
 
     def copied_attributes(self, request: Request, caller: Context) -> dict[str, AttributeValue]:
-        """Return the entries of the baggage and of the run's metadata that the options copy onto the model span."""
+        """Return the attributes that the blocks around the call and the options copy onto the model span."""
         configuration = self.telemetry.configuration
         return {
+            **current_block(caller).spans,
             **baggage_attributes(configuration.baggage_keys, caller),
             **request.metadata_attributes(configuration.metadata_keys),
         }
@@ -243,9 +252,11 @@ class Model:
     def metric_attributes_of(self, request: Request, caller: Context) -> Attributes:
         """Return the attributes of a call's metrics: the same object for equal ones, as they wait with measurements."""
         configuration = self.telemetry.configuration
-        if not (configuration.metric_baggage_keys or configuration.metric_metadata_keys):
+        block = current_block(caller)
+        if not (block.metrics or configuration.metric_baggage_keys or configuration.metric_metadata_keys):
             return self.metric_attributes
         copied = {
+            **block.metrics,
             **baggage_attributes(configuration.metric_baggage_keys, caller),
             **request.metadata_attributes(configuration.metric_metadata_keys),
         }
@@ -283,6 +294,7 @@ class Model:
                 replace(self.identity, api_model=api_model),
                 created_by=self._created_by,
                 pricing=self._pricing if api_model == self.identity.api_model else None,
+                block=self._block,
                 operation=operation,
             )
             if len(self._variants) < _MOST_VARIANTS:

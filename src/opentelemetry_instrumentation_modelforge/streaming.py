@@ -60,9 +60,11 @@ class _StreamFrame(Frame):
 
     def enter(self, call: Call) -> None:
         if self.call is call:
-            self.context = call.context
             # Not detached here: the step, in whose frame this runs, restores the context from before it.
-            self.variable = attach(call.context_over(get_current())).var
+            token = attach(call.context_over(get_current()))
+            # Datadog's context has tokens of its own, and each step of a stream goes the long way then.
+            if isinstance(token, Token):  # pyright: ignore[reportUnnecessaryIsInstance]
+                self.context, self.variable = call.context, token.var
 
     def step_context(self) -> Context:
         """Return the context for a step of a call without a context of its own, or for the first step."""
