@@ -180,14 +180,13 @@ class OpenAIAnswer(Answer):
             return _responses_api(self._response, self._error)
         if self._seen:
             return self._chat_completion()
-        result = read_result(generations, llm_output)
+        result = read_result(generations, llm_output, self._usage)
         if result.cached or not (self._usage or self._reasons):
             return result
-        # LangChain has added and joined these.
+        # LangChain has joined these.
         return result._replace(
             model=text(self._model) or result.model,
             finish_reasons=self._finish_reasons() or result.finish_reasons,
-            usage=read_usage(self._usage) or result.usage,
         )
 
     def _finish_reasons(self) -> tuple[str, ...]:
