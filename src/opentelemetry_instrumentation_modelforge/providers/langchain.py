@@ -44,7 +44,7 @@ def read_result(
         None
         if cached
         else read_usage(chunk_usage) or read_usage(token_usage) or read_usage(usage) or _usage_of_ollama(said),
-        None if cached else read_price(token_usage),
+        read_price(token_usage) if token_usage and not cached else None,
         text(said.get("service_tier")),
         text(said.get("system_fingerprint")),
         cached,
