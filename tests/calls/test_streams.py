@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 from opentelemetry.context import attach, detach, get_current, set_value
 
-from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback
+from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback, streaming
 from support.calls import MODEL_SPAN, AsyncEchoModel, EchoModel, parent_of
 from support.telemetry import Telemetry
 
@@ -97,3 +98,17 @@ def created_in_a_context() -> tuple[Any, weakref.ref[Kept]]:
     stream = start("stream")
     detach(token)
     return stream, weakref.ref(kept)
+
+
+def test_a_context_whose_tokens_restore_nothing_fails_no_call(
+    instrumented: Telemetry, monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    """Datadog's, which it puts in place of OpenTelemetry's: its ``attach`` returns a plain object."""
+
+    def attach_for_good(context: Any) -> object:
+        attach(context)
+        return object()
+
+    monkeypatch.setattr(streaming, "attach", attach_for_good)
+    copy_context().run(read, start(entry))
+    assert instrumented.span(MODEL_SPAN).attributes["modelforge.outcome"] == "completed"

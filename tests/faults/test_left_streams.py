@@ -263,9 +263,7 @@ def test_a_second_asynchronous_step_at_the_same_time_fails_alone(
 
 
 @pytest.fixture
-def nothing_left_soon(
-    caplog: pytest.LogCaptureFixture, instrumented: Telemetry
-) -> Iterator[None]:
+def nothing_left_soon(caplog: pytest.LogCaptureFixture, instrumented: Telemetry) -> Iterator[None]:
     """Check that no call is left once the thread that ends dropped streams is through.
 
     A provider's own generator that is closed in another thread or task fails to detach its context, as it does

@@ -39,7 +39,7 @@ from opentelemetry.trace import StatusCode
 from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor, OpenTelemetryCallback
 from opentelemetry_instrumentation_modelforge.call import open_calls
 from support.answers import KEYS
-from support.calls import MODEL_SPAN, MODELS, model_spans
+from support.calls import MODEL_SPAN, MODELS, await_dropped, model_spans
 from support.models import get_llm, without_retries, write_config
 from support.providers import HOST, ProviderServer, Reply
 from support.telemetry import Telemetry
@@ -518,12 +518,12 @@ def tokens(telemetry: Telemetry) -> dict[str, int]:
     return {point.attributes["gen_ai.token.type"]: point.sum for point in points}
 
 
-def check_call(span: ReadableSpan, streamed: bool, error: str | None) -> None:
-    """Check the span of a call that ended with an error of this class, or with none."""
+def check_call(span: ReadableSpan, streamed: bool, error: str | None, answered: str | None = None) -> None:
+    """Check the span of a call that ended with an error, with an answer that is an error, or with none."""
     attributes = span.attributes or {}
-    assert attributes["modelforge.outcome"] == ("failed" if error else "completed")
-    assert attributes.get("error.type") == error
-    assert span.status.status_code is (StatusCode.ERROR if error else StatusCode.UNSET)
+    assert attributes["modelforge.outcome"] == ("failed" if error or answered else "completed")
+    assert attributes.get("error.type") == (error or answered)
+    assert span.status.status_code is (StatusCode.ERROR if error or answered else StatusCode.UNSET)
     assert [event.name for event in span.events if event.name == "exception"] == ["exception"] * bool(error)
     assert attributes.get("gen_ai.request.stream") is (True if streamed else None)
     check_types(attributes)
@@ -567,6 +567,13 @@ def aspects(provider: str, modes: tuple[str, ...], fault: str, answer: object) -
 
 NO_CHOICE = ("empty choices", "choices mapping")
 """An answer, until LangChain looks for a choice in it when the call is over."""
+
+ERROR_ANSWERS = {
+    **dict.fromkeys(NO_CHOICE, "empty_response"),
+    "no end": "incomplete_response",
+    "an error in mid-stream": "server_error",
+}
+"""The `error.type` of the faults that LangChain takes for an answer."""
 
 
 @pytest.mark.sampled(by=aspects)
@@ -619,7 +626,8 @@ def test_the_application_sees_what_it_sees_uninstrumented(
     spans = model_spans(telemetry.spans())
     for span, mode, (_, errors) in zip(spans, modes, after, strict=True):
         failed = errors and not (mode.endswith("invoke") and fault in NO_CHOICE)
-        check_call(span, mode.endswith("stream"), errors[0][0].removeprefix("builtins.") if failed else None)
+        error = errors[0][0].removeprefix("builtins.") if failed else None
+        check_call(span, mode.endswith("stream"), error, None if error else ERROR_ANSWERS.get(fault))
     counted: Counter[str] = Counter()
     for attributes in (span.attributes or {} for span in spans):
         if not attributes.get("modelforge.usage.estimated"):
@@ -750,6 +758,7 @@ def test_who_gives_a_stream_up_sees_what_is_seen_uninstrumented(
     after = seen(give_up, without_retries(get_llm(registry)))
     assert after == before
     assert give_up is aclose or wire.gone.wait(TIMEOUT)
+    await_dropped()
     span = telemetry.span(MODEL_SPAN)
     attributes = span.attributes or {}
     assert attributes["modelforge.outcome"] == outcome
@@ -1038,7 +1047,7 @@ def test_whatever_is_asked_for_the_span_can_be_sent(
     span = call_of(callback, span_exporter, end, params.value, metadata.value)
     attributes = span.attributes or {}
     assert attributes["modelforge.outcome"] == "completed"
-    for name, kind in (("temperature", float), ("top_p", float), ("top_k", float), ("max_tokens", int), ("seed", int)):
+    for name, kind in (("temperature", float), ("top_p", float), ("top_k", int), ("max_tokens", int), ("seed", int)):
         assert type(attributes.get(f"gen_ai.request.{name}", kind())) is kind
     check_encoding([span], metric_reader)
 

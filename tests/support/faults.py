@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
 from opentelemetry_instrumentation_modelforge.call import open_calls
-from support.calls import TIMEOUT
+from support.calls import TIMEOUT, await_dropped
 from support.models import get_llm, without_retries
 from support.providers import ProviderServer, Reply
 
@@ -184,6 +184,7 @@ class Ledger(SpanProcessor):
 
     def check(self, spans: int | None = None) -> None:
         """Check that each started once and ended once, and how many there were."""
+        await_dropped()
         assert set(self.started.values()) <= {1}
         assert self.told == self.started
         assert self.ended == self.started

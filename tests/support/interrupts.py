@@ -269,7 +269,9 @@ class Tracer:
     def _event(self, frame: FrameType, event: str) -> None:
         number, self.events = self.events, self.events + 1
         if self._at is None or number == self._at:
-            place = Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname, event, _in_destructor(frame))
+            place = Place(
+                frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname, event, _in_destructor(frame)
+            )
             if self._at is None:
                 self.places.append(place)
                 return
@@ -300,9 +302,7 @@ class Outcome:
     """What was open until the application forgot the exception, whose traceback keeps the frames."""
 
 
-def run(
-    observer: Observer, application: Callable[[], object], kind: str, at: int, *, opcodes: bool = False
-) -> Outcome:
+def run(observer: Observer, application: Callable[[], object], kind: str, at: int, *, opcodes: bool = False) -> Outcome:
     """Run ``application`` with an interrupt at an event, and look at what is left."""
     observer.forget()
     interrupt = _Interrupt(KeyboardInterrupt("here") if kind == "KeyboardInterrupt" else TimeLimit("here"))

@@ -90,7 +90,10 @@ class _Answer(Answer):
 
     def add(self, raw: Any, source: object = None) -> None:
         # An attribute of a proto-plus message takes 3 µs, one of the message inside it 0.1 µs.
-        message: _Message = raw._pb
+        message: _Message | None = getattr(raw, "_pb", None)
+        if message is None:
+            # The client takes the end of a broken stream for a response.
+            return
         self._last = message
         if message.usage_metadata.total_token_count:
             self._counted = message
@@ -161,7 +164,7 @@ def _enum_name(message: "_Message", part: str, field: str, number: int) -> str:
 def _usage(usage: "_UsageMetadata") -> Usage | None:
     prompt, answer, total = usage.prompt_token_count, usage.candidates_token_count, usage.total_token_count
     thoughts, tool_use = usage.thoughts_token_count, usage.tool_use_prompt_token_count
-    if not (prompt or answer or thoughts or total):
+    if not (prompt or answer or thoughts or total) or min(prompt, answer, thoughts, tool_use) < 0:
         return None
     # The total has the tool-use tokens even where their own field is not filled.
     tool_use = tool_use or max(0, total - prompt - answer - thoughts)

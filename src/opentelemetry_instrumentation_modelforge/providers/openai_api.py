@@ -46,6 +46,7 @@ class OpenAIAnswer(Answer):
         "_empty",
         "_error",
         "_fingerprint",
+        "_has_choices",
         "_id",
         "_model",
         "_priced",
@@ -68,7 +69,7 @@ class OpenAIAnswer(Answer):
         self._tier: object = None
         self._fingerprint: object = None
         self._error: object = None
-        self._empty = False
+        self._empty = self._has_choices = False
         self._reasons: dict[int, object] = {}
         self._usage = NOTHING
         self._prompt = NOTHING
@@ -100,7 +101,7 @@ class OpenAIAnswer(Answer):
         if usage := get("usage"):
             self._add_usage(usage)
         if choices:
-            self._empty = False
+            self._empty, self._has_choices = False, True
             for position, entry in enumerate(items(choices)):
                 if reason := (choice := fields(entry)).get("finish_reason"):
                     self._add_finish(reason, choice, position)
@@ -132,7 +133,7 @@ class OpenAIAnswer(Answer):
         elif isinstance(kind, str) and kind.startswith("response."):
             self._response = fields(body.get("response")) or self._response
         elif kind != "chat.completion.chunk":
-            self._empty = True
+            self._empty = not self._has_choices
 
     def _add_extras(self, body: Mapping[str, object]) -> None:
         self._error = body.get("error") or self._error
