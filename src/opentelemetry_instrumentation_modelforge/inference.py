@@ -241,12 +241,12 @@ class Inference(Call):
         recording = self.span.is_recording()
         if not recording and capture is None:
             return
-        attributes = {
+        attributes = ending.attributes(self._model, self._request, response, cost)
+        if streaming:
+            attributes.update(stream_attributes(self._chunks, self._time_to_first_chunk))
+        if self._report.attributes:
             # The findings of the instrumentation of the provider's client, where it is one that reports to us.
-            **self._report.attributes,
-            **(stream_attributes(self._chunks, self._time_to_first_chunk) if streaming else {}),
-            **ending.attributes(self._model, self._request, response, cost),
-        }
+            attributes = {**self._report.attributes, **attributes}
         if recording:
             self.span.set_attributes(attributes)
         if capture is not None:

@@ -40,7 +40,7 @@ _RECORD_GUARD: Final = Guard("recording a measurement")
 _HOOK_GUARD: Final = Guard("registering for collections")
 
 _waiting: Final[deque[tuple["Instrument", float, Attributes, SpanContext]]] = deque()
-_blocks: Final[deque[tuple[Record, "array[float]", Attributes, SpanContext]]] = deque()
+_blocks: Final[deque[tuple["Instrument", "array[float]", Attributes, SpanContext]]] = deque()
 
 _last_collection: object = object()
 """Identifies the time since the last collection."""
@@ -97,11 +97,11 @@ def _record_waiting_calls() -> None:
             if span is not context_span:
                 # The measurements of one call mostly follow one another.
                 context, context_span = _exemplar_context(span), span
-            _record_now(instrument.record_now, value, attributes, context)
+            instrument.record_now(value, attributes, context)
     finally:
         # Also after an interrupt, because what is missing in a sum is missing for good.
         for (instrument, _), (value, attributes, span) in sums.items():
-            _record_now(instrument.record_now, value, attributes, _exemplar_context(span))
+            instrument.record_now(value, attributes, _exemplar_context(span))
 
 
 class Instrument:
@@ -112,10 +112,10 @@ class Instrument:
         the same attributes object are added up.
     """
 
-    __slots__ = ("_collections", "is_sum", "record_now")
+    __slots__ = ("_collections", "_record", "is_sum")
 
     def __init__(self, record: Record, collections: Collections, *, is_sum: bool = False) -> None:
-        self.record_now = record
+        self._record = record
         self.is_sum = is_sum
         self._collections = collections
 
@@ -128,7 +128,7 @@ class Instrument:
             between two statements.
         """
         if not self._collections.told:
-            _record_now(self.record_now, value, attributes, _exemplar_context(span))
+            self.record_now(value, attributes, _exemplar_context(span))
             return True
         if len(_waiting) >= MOST_WAITING:
             _record_oldest()
@@ -136,16 +136,30 @@ class Instrument:
 
     def series(self, attributes: Attributes, span: SpanContext) -> "Series":
         """Return a recorder of many values that share ``attributes`` and ``span``."""
-        return Series(self.record_now, self._collections, attributes, span)
+        return Series(self, self._collections, attributes, span)
+
+    def record_now(self, value: float, attributes: Attributes, context: Context) -> None:
+        """Record ``value`` in place.
+
+        :param context: the context that an exemplar finds its span in.
+        """
+        try:
+            self._record(value, attributes, context)
+        except Exception:
+            # Entered here, because entering the guard takes as long as a part of the record.
+            with _RECORD_GUARD:
+                raise
 
 
 class Series:
     """The measurements of one open stream, which differ in nothing but their value."""
 
-    __slots__ = ("_attributes", "_collections", "_last_collection", "_record", "_span", "_values", "_waiting")
+    __slots__ = ("_attributes", "_collections", "_instrument", "_last_collection", "_span", "_values", "_waiting")
 
-    def __init__(self, record: Record, collections: Collections, attributes: Attributes, span: SpanContext) -> None:
-        self._record = record
+    def __init__(
+        self, instrument: Instrument, collections: Collections, attributes: Attributes, span: SpanContext
+    ) -> None:
+        self._instrument = instrument
         self._collections = collections
         self._attributes = attributes
         self._span = span
@@ -163,7 +177,7 @@ class Series:
         """Let the values that are left wait for the next collection, unless too many blocks of this series wait."""
         if not self._values:
             return
-        block = (self._record, self._values, self._attributes, self._span)
+        block = (self._instrument, self._values, self._attributes, self._span)
         self._values = array("d")
         if self._last_collection is not _last_collection:
             self._last_collection = _last_collection
@@ -180,16 +194,7 @@ class Series:
 def _record_oldest() -> None:
     with suppress(IndexError):
         instrument, value, attributes, span = _waiting.popleft()
-        _record_now(instrument.record_now, value, attributes, _exemplar_context(span))
-
-
-def _record_now(record: Record, value: float, attributes: Attributes, context: Context) -> None:
-    try:
-        record(value, attributes, context)
-    except Exception:
-        # Entered here, because entering the guard takes as long as a part of the record.
-        with _RECORD_GUARD:
-            raise
+        instrument.record_now(value, attributes, _exemplar_context(span))
 
 
 def _record_oldest_block() -> None:
@@ -197,10 +202,10 @@ def _record_oldest_block() -> None:
         _record_block(*_blocks.popleft())
 
 
-def _record_block(record: Record, values: "array[float]", attributes: Attributes, span: SpanContext) -> None:
+def _record_block(instrument: Instrument, values: "array[float]", attributes: Attributes, span: SpanContext) -> None:
     context = _exemplar_context(span)
     for value in values:
-        _record_now(record, value, attributes, context)
+        instrument.record_now(value, attributes, context)
 
 
 _NO_VALUES: Final = Context()

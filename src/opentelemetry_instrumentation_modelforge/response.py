@@ -1,6 +1,6 @@
 """What a provider answered: usage, finish reasons, model and id, as frozen values that say their own attributes."""
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.util.types import AttributeValue
@@ -68,8 +68,12 @@ class Response(NamedTuple):
 
     def attributes(self) -> dict[str, AttributeValue]:
         """Return the response attributes of the inference span, without those that are not known."""
-        attributes = {name: value for name, value in zip(_RESPONSE_ATTRIBUTES, self, strict=True) if name and value}
-        return attributes if self.usage is None else attributes | self.usage.attributes()  # pyright: ignore[reportReturnType]
+        attributes: dict[str, Any] = {
+            name: value for name, value in zip(_RESPONSE_ATTRIBUTES, self, strict=True) if name and value
+        }
+        if self.usage is not None:
+            attributes.update(self.usage.attributes())
+        return attributes
 
     def completed_by(self, other: "Response") -> "Response":
         """Return this response with the fields that it lacks taken from ``other``."""
