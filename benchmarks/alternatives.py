@@ -5,8 +5,11 @@ from pathlib import Path
 
 from environments import BASE, HERE, NAME, REQUIREMENTS, environment, version
 from modes import CLOCKS, MODES
-from rounds import measure, overhead, table
+from rounds import TITLES, measure, overhead, table
 from worker import ALTERNATIVES
+
+OURS = {NAME: "sampled", f"{NAME}, chunk_metrics=False": "chunk_metrics=False"}
+"""This package's rows, each with its variant in ``worker.py``."""
 
 
 def main() -> None:
@@ -20,25 +23,35 @@ def main() -> None:
         package: environment(package, *BASE, REQUIREMENTS.get(package, package), directory=arguments.environments)
         for package in (NAME, *ALTERNATIVES)
     }
+    packages = dict.fromkeys(OURS, NAME) | {package: package for package in ALTERNATIVES}
     # Each next to the same model uninstrumented in the same environment, whose libraries may be other releases.
     variants = {f"{package}, uninstrumented": ("uninstrumented", python) for package, python in pythons.items()} | {
-        package: ("sampled" if package == NAME else package, python) for package, python in pythons.items()
+        row: (OURS.get(row, row), pythons[package]) for row, package in packages.items()
     }
-    seconds = measure(variants, rounds=arguments.rounds, processes=arguments.processes, clock=arguments.clock)
-    costs = {
-        package: {mode: overhead(seconds, mode, package, f"{package}, uninstrumented") for mode in MODES}
-        for package in pythons
-    }
-    print("µs of a call over the uninstrumented model\n")
-    rows = [
-        [f"{package} {version(pythons[package], package)}", *(f"{cost[mode]:.0f}" for mode in MODES)]
-        for package, cost in costs.items()
-    ]
-    print(table(["", *MODES], rows))
-    print("\nours ÷ theirs\n")
-    ours = costs.pop(NAME)
-    rows = [[package, *(f"{ours[mode] / cost[mode]:.2f}" for mode in MODES)] for package, cost in costs.items()]
-    print(table(["", *MODES], rows))
+    measured = measure(variants, rounds=arguments.rounds, processes=arguments.processes, clock=arguments.clock)
+    versions = {package: version(python, package) for package, python in pythons.items()}
+    for title, seconds in zip(TITLES, measured, strict=True):
+        costs = {
+            row: {mode: overhead(seconds, mode, row, f"{package}, uninstrumented") for mode in MODES}
+            for row, package in packages.items()
+        }
+        print(f"\n{title}: µs over the uninstrumented model\n")
+        rows = [
+            [row.replace(packages[row], f"{packages[row]} {versions[packages[row]]}"), *map(_whole, cost.values())]
+            for row, cost in costs.items()
+        ]
+        print(table(["", *MODES], rows))
+        for ours in OURS:
+            print(f"\n{ours} ÷ each\n")
+            rows = [
+                [package, *(f"{costs[ours][mode] / costs[package][mode]:.2f}" for mode in MODES)]
+                for package in ALTERNATIVES
+            ]
+            print(table(["", *MODES], rows))
+
+
+def _whole(cost: float) -> str:
+    return f"{cost:.0f}"
 
 
 if __name__ == "__main__":

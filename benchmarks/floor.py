@@ -10,10 +10,15 @@ from typing import Any
 from langchain_core.callbacks import BaseCallbackHandler
 from model import API_MODEL, API_RESPONSE_MODEL, CHUNKS
 from opentelemetry.context import get_current
-from opentelemetry.metrics import MeterProvider
+from opentelemetry.metrics import Histogram, MeterProvider
+from opentelemetry.semconv._incubating.metrics import gen_ai_metrics as gen_ai
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TracerProvider, set_span_in_context
 
-from opentelemetry_instrumentation_modelforge.telemetry import Telemetry
+from opentelemetry_instrumentation_modelforge.semconv import (
+    GEN_AI_CLIENT_OPERATION_COST,
+    MODELFORGE_CLIENT_ACTIVE_STREAMS,
+)
+from opentelemetry_instrumentation_modelforge.telemetry import _DOLLARS, _SECONDS, _TOKENS
 
 
 class Empty(BaseCallbackHandler):
@@ -36,9 +41,19 @@ class Floor(BaseCallbackHandler):
 
     run_inline = True
 
-    def __init__(self, configuration: Any, tracer_provider: TracerProvider, meter_provider: MeterProvider) -> None:
-        # For the tracer and the instruments alone.
-        self.telemetry = Telemetry(configuration, tracer_provider=tracer_provider, meter_provider=meter_provider)
+    def __init__(self, tracer_provider: TracerProvider, meter_provider: MeterProvider) -> None:
+        self.tracer = tracer_provider.get_tracer("floor")
+        meter = meter_provider.get_meter("floor")
+
+        def histogram(name: str, unit: str, boundaries: tuple[float, ...]) -> Histogram:
+            return meter.create_histogram(name, unit, explicit_bucket_boundaries_advisory=boundaries)
+
+        self.duration = histogram(gen_ai.GEN_AI_CLIENT_OPERATION_DURATION, "s", _SECONDS)
+        self.token_usage = histogram(gen_ai.GEN_AI_CLIENT_TOKEN_USAGE, "{token}", _TOKENS)
+        self.time_to_first_chunk = histogram(gen_ai.GEN_AI_CLIENT_OPERATION_TIME_TO_FIRST_CHUNK, "s", _SECONDS)
+        self.time_per_output_chunk = histogram(gen_ai.GEN_AI_CLIENT_OPERATION_TIME_PER_OUTPUT_CHUNK, "s", _SECONDS)
+        self.cost = histogram(GEN_AI_CLIENT_OPERATION_COST, "USD", _DOLLARS)
+        self.active_streams = meter.create_up_down_counter(MODELFORGE_CLIENT_ACTIVE_STREAMS, "{stream}")
         self.links = [Link(SpanContext(0x1, 0x1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)))]
         self.open: dict[Any, list[Any]] = {}
         self.metric_attributes = {
@@ -56,36 +71,33 @@ class Floor(BaseCallbackHandler):
         }
 
     def on_chat_model_start(self, *args: Any, run_id: Any, invocation_params: Any, **kwargs: Any) -> None:
-        telemetry = self.telemetry
         caller = get_current()
         attributes: dict[str, Any] = {**self.attributes, "gen_ai.request.temperature": 0.5}
-        span = telemetry.tracer.start_span("langchain.llm.invoke", caller, SpanKind.CLIENT, attributes, self.links)
+        span = self.tracer.start_span("langchain.llm.invoke", caller, SpanKind.CLIENT, attributes, self.links)
         self.open[run_id] = [span, set_span_in_context(span, caller), perf_counter(), 0, 0.0, 0.0]
 
     def on_llm_new_token(self, *args: Any, run_id: Any, **kwargs: Any) -> None:
-        telemetry = self.telemetry
         call = self.open[run_id]
         span, context, started, chunks, _, last = call
         now = perf_counter()
         if chunks:
-            telemetry.time_per_output_chunk.record(now - last, self.metric_attributes, context)
+            self.time_per_output_chunk.record(now - last, self.metric_attributes, context)
         else:
-            telemetry.active_streams.add(1, self.metric_attributes, context)
-            telemetry.time_to_first_chunk.record(now - started, self.metric_attributes, context)
+            self.active_streams.add(1, self.metric_attributes, context)
+            self.time_to_first_chunk.record(now - started, self.metric_attributes, context)
             span.add_event("modelforge.chunk", {"modelforge.chunk.index": 0})
             call[4] = now
         call[3] += 1
         call[5] = now
 
     def on_llm_end(self, response: Any, *, run_id: Any, **kwargs: Any) -> None:
-        telemetry = self.telemetry
         span, context, started, chunks, first, _ = self.open.pop(run_id)
         duration = perf_counter() - started
         attributes: dict[str, Any] = {**self.metric_attributes, "gen_ai.response.model": API_RESPONSE_MODEL}
-        telemetry.token_usage.record(11, {**attributes, "gen_ai.token.type": "input"}, context)
-        telemetry.token_usage.record(7, {**attributes, "gen_ai.token.type": "output"}, context)
-        telemetry.cost.record(5.55e-06, attributes, context)
-        telemetry.duration.record(duration, attributes, context)
+        self.token_usage.record(11, {**attributes, "gen_ai.token.type": "input"}, context)
+        self.token_usage.record(7, {**attributes, "gen_ai.token.type": "output"}, context)
+        self.cost.record(5.55e-06, attributes, context)
+        self.duration.record(duration, attributes, context)
         said: dict[str, Any] = {
             "modelforge.outcome": "completed",
             "gen_ai.response.model": API_RESPONSE_MODEL,
@@ -99,7 +111,7 @@ class Floor(BaseCallbackHandler):
             "gen_ai.usage.cost.source": "local",
         }
         if chunks:
-            telemetry.active_streams.add(-1, self.metric_attributes, context)
+            self.active_streams.add(-1, self.metric_attributes, context)
             said["gen_ai.request.stream"] = True
             said["modelforge.response.chunk_count"] = CHUNKS
             said["gen_ai.response.time_to_first_chunk"] = first - started

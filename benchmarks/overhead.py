@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from modes import CLOCKS, MODES
-from rounds import HERE, Seconds, measure, overhead, spread, table
+from rounds import HERE, TITLES, Seconds, measure, overhead, spread, table
 from worker import OPTIONS, VARIANTS
 
 
@@ -26,20 +26,25 @@ def main() -> None:
         names = list(VARIANTS)
         _check_floor()
     variants = {name: (name, sys.executable) for name in names}
-    seconds = measure(variants, rounds=arguments.rounds, processes=arguments.processes, clock=arguments.clock)
-    print(f"µs of a call over the uninstrumented model; {arguments.processes} times {arguments.rounds} rounds\n")
-    print(_overheads(seconds, names))
-    if arguments.options:
-        print("\nµs over the default options\n")
-        print(
-            table(
-                ["", *MODES],
-                [[name, *(f"{overhead(seconds, mode, name, 'sampled'):+.1f}" for mode in MODES)] for name in OPTIONS],
+    measured = measure(variants, rounds=arguments.rounds, processes=arguments.processes, clock=arguments.clock)
+    print(f"{arguments.processes} times {arguments.rounds} rounds")
+    for title, seconds in zip(TITLES, measured, strict=True):
+        print(f"\n{title}: µs over the uninstrumented model\n")
+        print(_overheads(seconds, names))
+        if arguments.options:
+            print("\nµs over the default options\n")
+            print(
+                table(
+                    ["", *MODES],
+                    [
+                        [name, *(f"{overhead(seconds, mode, name, 'sampled'):+.1f}" for mode in MODES)]
+                        for name in OPTIONS
+                    ],
+                )
             )
-        )
-    else:
-        ratios = (overhead(seconds, mode, "sampled") / overhead(seconds, mode, "floor") for mode in MODES)
-        print("\n" + table(["", *MODES], [["sampled ÷ floor", *(f"{ratio:.2f}" for ratio in ratios)]]))
+        else:
+            ratios = (overhead(seconds, mode, "sampled") / overhead(seconds, mode, "floor") for mode in MODES)
+            print("\n" + table(["", *MODES], [["sampled ÷ floor", *(f"{ratio:.2f}" for ratio in ratios)]]))
 
 
 def _overheads(seconds: Seconds, names: list[str]) -> str:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median, quantiles
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from modes import CALLS, CONCURRENT_CALLS, MODES
 
@@ -17,6 +17,19 @@ HERE = Path(__file__).resolve().parent
 
 Seconds = dict[str, dict[str, list[float]]]
 """Of each mode and each variant, what one call took in each round."""
+
+
+class Measured(NamedTuple):
+    """Two figures of the same rounds."""
+
+    call: Seconds
+    """What a call takes."""
+    all_in: Seconds
+    """What the process pays for a call: also its share of the export of spans and of the collection of metrics."""
+
+
+TITLES = ("A call", "A call with the export of its spans and the collection of its metrics")
+"""Of the two figures of :class:`Measured`."""
 
 
 class Worker:
@@ -36,11 +49,13 @@ class Worker:
         while (line := self._line()) != "ready":
             print(f"{self._variant}: {line}", file=sys.stderr)
 
-    def round(self, mode: str, clock: str) -> float:
+    def round(self, mode: str, clock: str) -> tuple[float, float]:
+        """Return the seconds of one call, and the same with its share of the export and the collection."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([mode, CALLS.get(mode, CONCURRENT_CALLS), clock]) + "\n")
         self._process.stdin.flush()
-        return float(self._line())
+        call, all_in = json.loads(self._line())
+        return call, all_in
 
     def _line(self) -> str:
         assert self._process.stdout is not None
@@ -66,14 +81,15 @@ def measure(
     processes: int,
     clock: str,
     modes: Iterable[str] = MODES,
-) -> Seconds:
+) -> Measured:
     """Measure variants, each a name in ``worker.py`` and a Python to run it with.
 
     :param clock: ``cpu``, which other programs on the machine disturb less, or ``wall``.
     :param processes: how many processes of each to measure, one set after the other: two processes of one program
         differ by some percent for as long as they live.
     """
-    seconds: Seconds = {mode: {name: [] for name in variants} for mode in modes}
+    modes = list(modes)
+    measured = Measured(*({mode: {name: [] for name in variants} for mode in modes} for _ in range(2)))
     for _ in range(processes):
         with ExitStack() as stack:
             workers = {name: stack.enter_context(Worker(*variant)) for name, variant in variants.items()}
@@ -82,8 +98,10 @@ def measure(
             for mode in modes:
                 for _ in range(rounds):
                     for name in random.sample(list(workers), len(workers)):
-                        seconds[mode][name].append(workers[name].round(mode, clock))
-    return seconds
+                        call, all_in = workers[name].round(mode, clock)
+                        measured.call[mode][name].append(call)
+                        measured.all_in[mode][name].append(all_in)
+    return measured
 
 
 def overhead(seconds: Seconds, mode: str, variant: str, baseline: str = "uninstrumented") -> float:

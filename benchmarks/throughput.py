@@ -19,7 +19,7 @@ def main() -> None:
     # By the wall: a thread that waits for a lock uses no CPU.
     seconds = measure(
         variants, rounds=arguments.rounds, processes=arguments.processes, clock="wall", modes=list(CONCURRENT)
-    )
+    ).call
     rows: list[list[str]] = []
     for mode in sorted(CONCURRENT, key=lambda mode: list(CONCURRENT).index(mode) % (len(CONCURRENT) // len(AT_ONCE))):
         plain, floor, ours = (median(seconds[mode][name]) for name in COMPARED)

@@ -1,7 +1,8 @@
 """One process that calls the model as one variant, on command: so variants take turns without sharing a process.
 
 ``python worker.py VARIANT`` prints one line when it is ready. Then it reads JSON lines, each a mode, a number of calls
-and a clock, and answers each with the seconds of one call. ``python worker.py VARIANT describe`` prints, as JSON, the
+and a clock. It answers each with two numbers as JSON: the seconds of one call, and the seconds of one call with its
+share of the export of spans and the collection of metrics. ``python worker.py VARIANT describe`` prints, as JSON, the
 telemetry of one call in each mode.
 """
 
@@ -53,6 +54,11 @@ class Providers:
             "skip_dep_check": True,
         }
 
+    def deliver(self) -> None:
+        """Export the spans and collect the metrics, in this thread."""
+        self.batches.force_flush()
+        self.reader.get_metrics_data()
+
     def make_global(self) -> None:
         """For what looks nowhere else."""
         trace.set_tracer_provider(self.tracer_provider)
@@ -78,10 +84,8 @@ def _empty(providers: Providers) -> Any:
 def _floor(providers: Providers) -> Any:
     from floor import Floor
 
-    from opentelemetry_instrumentation_modelforge import Configuration
-
     model = get_llm()
-    model.callbacks = [Floor(Configuration(), providers.tracer_provider, providers.meter_provider)]
+    model.callbacks = [Floor(providers.tracer_provider, providers.meter_provider)]
     return model
 
 
@@ -96,10 +100,11 @@ def _instrumented(**options: Any) -> Callable[[Providers], Any]:
 
 
 def _at_once(providers: Providers) -> Any:
-    """As it is once more has been measured than is kept for a collection."""
+    """As for a process that measures more between two collections than may wait."""
     from opentelemetry_instrumentation_modelforge import measurement
 
-    measurement.MOST_CALLS = measurement.MOST_SERIES = 0
+    for bound in ("MOST_WAITING", "MOST_BLOCKS", "MOST_BLOCKS_OF_STREAM"):
+        setattr(measurement, bound, 0)
     return _instrumented()(providers)
 
 
@@ -202,6 +207,7 @@ VARIANTS: dict[str, Callable[[Providers], Any]] = {
 CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
 OPTIONS: dict[str, Callable[[Providers], Any]] = {
+    "chunk_metrics=False": _instrumented(chunk_metrics=False),
     'chunk_events="all"': _instrumented(chunk_events="all"),
     'chunk_events="off"': _instrumented(chunk_events="off"),
     "cost=False": _instrumented(cost=False),
@@ -299,6 +305,7 @@ def _serve(variant: str) -> None:
     model = _prepare(variant, providers)
     for mode, run in MODES.items():
         run(model, CALLS[mode], CLOCKS["cpu"])
+        providers.deliver()
     # Half a million objects that imports have made would be looked through in some rounds and not in others.
     gc.collect()
     gc.freeze()
@@ -306,9 +313,11 @@ def _serve(variant: str) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         mode, calls, clock = json.loads(line)
-        print((MODES | CONCURRENT)[mode](model, calls, CLOCKS[clock]), flush=True)
-        providers.batches.force_flush()
-        providers.reader.get_metrics_data()
+        call = (MODES | CONCURRENT)[mode](model, calls, CLOCKS[clock])
+        started = CLOCKS[clock]()
+        providers.deliver()
+        delivery = (CLOCKS[clock]() - started) / calls
+        print(json.dumps([call, call + delivery]), flush=True)
         gc.collect()
 
 

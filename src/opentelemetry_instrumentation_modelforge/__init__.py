@@ -38,8 +38,10 @@ Options are keywords of ``instrument()``, environment variables, ModelForge's ow
 declarative configuration: see :class:`Configuration`.
 """
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from .block_attributes import telemetry_attributes
 from .config import Configuration
 from .instrumentor import ModelForgeInstrumentor
 from .otel_utils import is_otel_available
@@ -52,11 +54,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Configuration",
     "ModelForgeInstrumentor",
-    "OpenTelemetryCallback",
     "Usage",
     "__version__",
     "is_otel_available",
+    "telemetry_attributes",
 ]
+
+# Without LangChain the class cannot be imported, and `from … import *` imports every name here.
+if find_spec("langchain_core") is not None:
+    __all__ += ["OpenTelemetryCallback"]
 
 
 def __getattr__(name: str) -> object:

@@ -21,9 +21,12 @@ from opentelemetry.context import Context, create_key, get_current
 from .dropped import end_soon, start_thread
 from .ending import Ending
 from .model import Model
+from .providers import Answer
 from .request import Request
 
 CALL_KEY: Final = create_key("opentelemetry_instrumentation_modelforge.call")
+
+_SPENT: Final = Answer()
 
 open_calls: Final[dict[int, "Call"]] = {}
 """Every call in flight in this process, by its ``id()``. Removing an entry grants the right to end the call."""
@@ -46,10 +49,11 @@ def context_without_call(context: Context) -> Context:
 class Call(ABC):
     """One call of a model, from LangChain's start event to its end."""
 
-    __slots__ = ("_dropped_at", "_dropped_generations", "_model", "answer", "context", "run_id")
+    __slots__ = ("_dropped_at", "_dropped_generations", "_model", "_request", "answer", "context", "run_id")
 
     def __init__(self, model: Model, request: Request) -> None:
         self._model = model
+        self._request = request
         self._dropped_at: float | None = None
         self._dropped_generations: Sequence[object] = ()
         self.run_id = request.run_id
@@ -128,6 +132,8 @@ class Call(ABC):
             claimed = open_calls.pop(id(self), None) is not None
             if claimed:
                 self._finish(ending)
+                # It keeps the model's client, and a log record keeps the context with this call.
+                self.answer = _SPENT
         except BaseException:
             # An interrupt: the guards let nothing else pass.
             if claimed:

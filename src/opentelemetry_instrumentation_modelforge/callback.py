@@ -14,6 +14,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.metrics import MeterProvider, get_meter_provider
 from opentelemetry.trace import SpanContext, TracerProvider, get_tracer_provider
 
+from .block_attributes import NO_BLOCK, BlockAttributes
 from .call import Call, current_call, open_calls
 from .coexistence import outer_inference
 from .enrichment import Enrichment
@@ -82,6 +83,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         """Whether an instrumented registry added it."""
         self._created_by: SpanContext | None = None
         self._pricing: Mapping[str, object] | None = None
+        self._block = NO_BLOCK
         self._model: Model | None = None
 
     @classmethod
@@ -91,17 +93,20 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         identity: ModelIdentity,
         created_by: SpanContext | None,
         pricing: Mapping[str, object] | None,
+        block: BlockAttributes = NO_BLOCK,
     ) -> Self:
         """Return the callback of a model from an instrumented registry. It records nothing after ``uninstrument()``.
 
         :param created_by: the ``get_llm`` span, which every call links to.
         :param pricing: the models.dev metadata of the model.
+        :param block: the attributes of the blocks in which the model and its registry were created.
         """
         callback = cls(identity.provider, identity.model)
         callback._identity = identity
         callback.injected = True
         callback._created_by = created_by
         callback._pricing = pricing
+        callback._block = block
         callback._model = callback._model_under(telemetry)
         return callback
 
@@ -233,7 +238,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         )
 
     def _model_under(self, telemetry: Telemetry) -> Model:
-        return Model(telemetry, self._identity, created_by=self._created_by, pricing=self._pricing)
+        return Model(telemetry, self._identity, created_by=self._created_by, pricing=self._pricing, block=self._block)
 
     def __eq__(self, other: object) -> bool:
         # Two models that differ in nothing else are equal, as they are uninstrumented.
@@ -301,7 +306,7 @@ _CALL_ATTRIBUTE: Final = "_opentelemetry_call"
 def _only_call(run: BaseRunManager) -> Call | None:
     """Return the call of a run that has no other callback than ours."""
     handlers = run.handlers
-    if len(handlers) != 1:
+    if not handlers or len(handlers) != 1:
         return None
     # Kept on LangChain's object of the run, since this runs for every chunk.
     call: Call | None = run.__dict__.get(_CALL_ATTRIBUTE)

@@ -8,7 +8,7 @@ from opentelemetry.trace import get_current_span
 from .call import Call, open_calls
 from .coexistence import OuterInference, publish
 from .ending import Ending, cost_attributes
-from .model import Model, baggage_attributes
+from .model import Model
 from .otel_utils import Guard
 from .request import Request
 from .response import Response
@@ -54,10 +54,7 @@ class Enrichment(Call):
             cost = self._publish(response)
             if cost is not None:
                 # The other instrumentation has no such metric.
-                attributes = {
-                    **self._model.metric_attributes,
-                    **baggage_attributes(self._model.telemetry.configuration.metric_baggage_keys, self._caller),
-                }
+                attributes = self._model.metric_attributes_of(self._request, self._caller)
                 span = get_current_span(self._caller).get_span_context()
                 self._model.telemetry.cost.record(cost, attributes, span)
 
@@ -68,7 +65,7 @@ class Enrichment(Call):
         if data is not None:
             publish(data, response)
             data.attributes.update(self._model.modelforge_attributes)
-            data.attributes.update(baggage_attributes(self._model.telemetry.configuration.baggage_keys, self._caller))
+            data.attributes.update(self._model.copied_attributes(self._request, self._caller))
             if cost is not None:
                 data.attributes.update(cost_attributes(cost, response))
             if response.cached:

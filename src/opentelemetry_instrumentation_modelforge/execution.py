@@ -67,6 +67,11 @@ class Frame:
         """Take a call that is about to start, and is ended if an exception leaves the frame."""
         raise NotImplementedError
 
+    def release(self) -> None:
+        """Let go of the model. A context that was copied, or that a log record keeps, may outlive it."""
+        self.over = True
+        self._model = None
+
     def enter(self, call: Call) -> None:
         """Make the span of a call that has started current, if the frame is to ask the provider itself."""
 
@@ -96,7 +101,8 @@ def restore(token: Token[Context]) -> None:
     # Runs for every chunk, and contextlib.suppress takes several times as long.
     try:  # noqa: SIM105
         token.var.reset(token)
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError, AttributeError):
+        # The context that Datadog puts in place of OpenTelemetry's has tokens without a variable, and restores itself.
         pass
 
 
@@ -120,11 +126,14 @@ class _GenerateFrame(Frame):
         if error is not None:
             for call in self._calls:
                 call.fail(error)
-        self.over = True
+        self.release()
 
     def call_of(self, run_id: UUID) -> Call | None:
         # LangChain passes the very object on, and comparing UUIDs takes several times as long.
-        return next((call for call in self._calls if call.run_id is run_id), None)
+        for call in self._calls:
+            if call.run_id is run_id:
+                return call
+        return None
 
     def adopt(self, call: Call) -> None:
         self._calls.append(call)
@@ -181,6 +190,7 @@ def agenerate(wrapped: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
 
     @wraps(wrapped)
     async def agenerate(*args: P.args, **kwargs: P.kwargs) -> T:
+        # A task that is pending when its event loop is closed is destroyed, as a stream is dropped.
         frame = _GenerateFrame(args[0] if args else None)
         with frame, frame:
             return await wrapped(*args, **kwargs)

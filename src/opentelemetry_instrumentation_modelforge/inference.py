@@ -20,7 +20,7 @@ from .coexistence import InnerReport, context_of_inference
 from .ending import Ending, stream_attributes
 from .errors import describe_error, error_type
 from .measurement import Series
-from .model import Attributes, Model, baggage_attributes
+from .model import Attributes, Model
 from .otel_utils import Guard
 from .providers.langchain import is_of_another_run
 from .request import Request
@@ -59,7 +59,6 @@ class Inference(Call):
         "_last_chunk_at",
         "_metric_attributes",
         "_report",
-        "_request",
         "_seen",
         "_started",
         "_streaming",
@@ -69,7 +68,6 @@ class Inference(Call):
 
     def __init__(self, model: Model, request: Request) -> None:
         super().__init__(model, request)
-        self._request = request
         self._attributes: Attributes = model.attributes
         self._metric_attributes: Attributes = model.metric_attributes
         self._report = InnerReport()
@@ -118,22 +116,16 @@ class Inference(Call):
 
     def _describe_request(self, caller: Context) -> None:
         model, request = self._model, self._request
-        configuration = model.telemetry.configuration
-        self._attributes = {**model.attributes, **request.attributes(model.kind)}
-        if configuration.baggage_keys:
-            self._attributes |= baggage_attributes(configuration.baggage_keys, caller)
-        if configuration.metadata_keys:
-            self._attributes |= request.metadata_attributes(configuration.metadata_keys)
-        if configuration.metric_baggage_keys or configuration.metric_metadata_keys:
-            self._metric_attributes = {
-                **model.metric_attributes,
-                **baggage_attributes(configuration.metric_baggage_keys, caller),
-                **request.metadata_attributes(configuration.metric_metadata_keys),
-            }
+        self._attributes = {
+            **model.attributes,
+            **request.attributes(model.kind),
+            **model.copied_attributes(request, caller),
+        }
+        self._metric_attributes = model.metric_attributes_of(request, caller)
 
     def chunk(self, chunk: object) -> None:
         """Count one chunk: the time it came at, and that it came."""
-        if chunk is not None and chunk is self._seen:
+        if chunk is self._seen and chunk is not None:
             return
         self._seen = chunk
         now = perf_counter()

@@ -39,7 +39,7 @@ BLOCK: Final = 32
 _RECORD_GUARD: Final = Guard("recording a measurement")
 _HOOK_GUARD: Final = Guard("registering for collections")
 
-_waiting: Final[deque[tuple[Record, float, Attributes, SpanContext]]] = deque()
+_waiting: Final[deque[tuple["Instrument", float, Attributes, SpanContext]]] = deque()
 _blocks: Final[deque[tuple[Record, "array[float]", Attributes, SpanContext]]] = deque()
 
 _last_collection: object = object()
@@ -77,20 +77,46 @@ def record_waiting() -> None:
     _last_collection = object()
     for _ in range(len(_blocks)):
         _record_oldest_block()
-    for _ in range(len(_waiting)):
-        _record_oldest()
+    _record_waiting_calls()
+
+
+def _record_waiting_calls() -> None:
+    context, context_span = _NO_VALUES, None
+    sums: dict[tuple[Instrument, int], tuple[float, Attributes, SpanContext]] = {}
+    try:
+        for _ in range(len(_waiting)):
+            # Another thread may have taken the last one.
+            try:
+                instrument, value, attributes, span = _waiting.popleft()
+            except IndexError:
+                break
+            if instrument.is_sum:
+                key = (instrument, id(attributes))
+                sums[key] = (value + (sums[key][0] if key in sums else 0), attributes, span)
+                continue
+            if span is not context_span:
+                # The measurements of one call mostly follow one another.
+                context, context_span = _exemplar_context(span), span
+            _record_now(instrument.record_now, value, attributes, context)
+    finally:
+        # Also after an interrupt, because what is missing in a sum is missing for good.
+        for (instrument, _), (value, attributes, span) in sums.items():
+            _record_now(instrument.record_now, value, attributes, _exemplar_context(span))
 
 
 class Instrument:
     """An instrument whose measurements wait.
 
     :param record: the method of OpenTelemetry's instrument that takes a measurement.
+    :param is_sum: whether the instrument adds its measurements up, so that one may stand for all that wait. Those with
+        the same attributes object are added up.
     """
 
-    __slots__ = ("_collections", "_record")
+    __slots__ = ("_collections", "is_sum", "record_now")
 
-    def __init__(self, record: Record, collections: Collections) -> None:
-        self._record = record
+    def __init__(self, record: Record, collections: Collections, *, is_sum: bool = False) -> None:
+        self.record_now = record
+        self.is_sum = is_sum
         self._collections = collections
 
     def record(self, value: float, attributes: Attributes, span: SpanContext) -> bool:
@@ -102,15 +128,15 @@ class Instrument:
             between two statements.
         """
         if not self._collections.told:
-            _record_now(self._record, value, attributes, span)
+            _record_now(self.record_now, value, attributes, _exemplar_context(span))
             return True
         if len(_waiting) >= MOST_WAITING:
             _record_oldest()
-        return _waiting.append((self._record, value, attributes, span)) is None
+        return _waiting.append((self, value, attributes, span)) is None
 
     def series(self, attributes: Attributes, span: SpanContext) -> "Series":
         """Return a recorder of many values that share ``attributes`` and ``span``."""
-        return Series(self._record, self._collections, attributes, span)
+        return Series(self.record_now, self._collections, attributes, span)
 
 
 class Series:
@@ -152,14 +178,18 @@ class Series:
 
 
 def _record_oldest() -> None:
-    # Another thread may have taken the last one.
     with suppress(IndexError):
-        _record_now(*_waiting.popleft())
+        instrument, value, attributes, span = _waiting.popleft()
+        _record_now(instrument.record_now, value, attributes, _exemplar_context(span))
 
 
-def _record_now(record: Record, value: float, attributes: Attributes, span: SpanContext) -> None:
-    with _RECORD_GUARD:
-        record(value, attributes, _exemplar_context(span))
+def _record_now(record: Record, value: float, attributes: Attributes, context: Context) -> None:
+    try:
+        record(value, attributes, context)
+    except Exception:
+        # Entered here, because entering the guard takes as long as a part of the record.
+        with _RECORD_GUARD:
+            raise
 
 
 def _record_oldest_block() -> None:
@@ -170,8 +200,7 @@ def _record_oldest_block() -> None:
 def _record_block(record: Record, values: "array[float]", attributes: Attributes, span: SpanContext) -> None:
     context = _exemplar_context(span)
     for value in values:
-        with _RECORD_GUARD:
-            record(value, attributes, context)
+        _record_now(record, value, attributes, context)
 
 
 _NO_VALUES: Final = Context()

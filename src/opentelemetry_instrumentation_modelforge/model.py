@@ -12,10 +12,12 @@ from opentelemetry.semconv.attributes import server_attributes
 from opentelemetry.trace import Link, SpanContext
 from opentelemetry.util.types import AttributeValue
 
+from .block_attributes import NO_BLOCK, BlockAttributes, current_block
 from .cost import CostFunction, Rates, reference_rates, resolve_rates
 from .otel_utils import Guard
 from .providers import Provider, provider_of
 from .redaction import secret_values, server_of, worth_hiding
+from .request import Request
 from .response import Response, Usage
 from .semconv import (
     MODELFORGE_API_MODEL,
@@ -148,6 +150,8 @@ class ModelIdentity:
 class MetricAttributes(NamedTuple):
     """The attribute sets of the metrics of one call."""
 
+    base: Attributes
+    """Without the model that answered."""
     call: Attributes
     input_tokens: Attributes
     output_tokens: Attributes
@@ -160,15 +164,17 @@ class Model:
     :param identity: its names.
     :param created_by: the ``get_llm`` span, which every call links to.
     :param pricing: the models.dev metadata of the model.
-    :param attributes: attributes for every call, over those of the configuration.
+    :param block: attributes for every call, over those of the configuration.
     :param operation: the conventions' operation name.
     """
 
     __slots__ = (
+        "_block",
         "_created_by",
-        "_metric_attributes",
+        "_metric_attribute_sets",
         "_pricing",
         "_variants",
+        "_with_copied",
         "attributes",
         "every_chunk",
         "identity",
@@ -190,6 +196,7 @@ class Model:
         *,
         created_by: SpanContext | None = None,
         pricing: Mapping[str, object] | None = None,
+        block: BlockAttributes = NO_BLOCK,
         operation: str = OPERATION_CHAT,
     ) -> None:
         configuration = telemetry.configuration
@@ -199,18 +206,24 @@ class Model:
         self.operation = operation
         self._created_by = created_by
         self._pricing = pricing
+        self._block = block
         self.links = [Link(created_by)] if created_by is not None and created_by.is_valid else None
         self.span_name = f"{operation} {identity.api_model}" if configuration.span_names == "semconv" else SPAN_INVOKE
         self.every_chunk = configuration.chunk_events == "all"
         inference: Attributes = {gen_ai.GEN_AI_OPERATION_NAME: operation, **identity.inference_attributes()}
-        self.modelforge_attributes: Attributes = {**configuration.attributes, **identity.modelforge_attributes()}
-        self.attributes: Attributes = {**self.modelforge_attributes, **inference}
-        self.metric_attributes: Attributes = {**configuration.metric_attributes, **inference}
+        self.modelforge_attributes: Attributes = {
+            **configuration.attributes,
+            **identity.modelforge_attributes(),
+            **block.spans,
+        }
+        self.attributes: Attributes = {**self.modelforge_attributes, **inference, **block.spans}
+        self.metric_attributes: Attributes = {**configuration.metric_attributes, **inference, **block.metrics}
         self.rates: Rates | None = None
         self.reference_rates: Rates | None = None
         with _RATES_GUARD:
             self._resolve_rates()
-        self._metric_attributes: dict[str | None, MetricAttributes] = {}
+        self._with_copied: dict[tuple[tuple[str, AttributeValue], ...], Attributes] = {}
+        self._metric_attribute_sets: dict[tuple[int, str | None], MetricAttributes] = {}
         self._variants: dict[tuple[str, str], Model] = {}
 
     def price(self, response: Response) -> float | None:
@@ -227,19 +240,46 @@ class Model:
         """Return the notional cost that ModelForge prints for a model without a price, in US dollars."""
         return None if self.reference_rates is None else self.reference_rates.price(usage)
 
+    def copied_attributes(self, request: Request, caller: Context) -> dict[str, AttributeValue]:
+        """Return the attributes that the blocks around the call and the options copy onto the model span."""
+        configuration = self.telemetry.configuration
+        return {
+            **current_block(caller).spans,
+            **baggage_attributes(configuration.baggage_keys, caller),
+            **request.metadata_attributes(configuration.metadata_keys),
+        }
+
+    def metric_attributes_of(self, request: Request, caller: Context) -> Attributes:
+        """Return the attributes of a call's metrics: the same object for equal ones, as they wait with measurements."""
+        configuration = self.telemetry.configuration
+        block = current_block(caller)
+        if not (block.metrics or configuration.metric_baggage_keys or configuration.metric_metadata_keys):
+            return self.metric_attributes
+        copied = {
+            **block.metrics,
+            **baggage_attributes(configuration.metric_baggage_keys, caller),
+            **request.metadata_attributes(configuration.metric_metadata_keys),
+        }
+        key = tuple(copied.items())
+        found = self._with_copied.get(key)
+        if found is None:
+            found = {**self.metric_attributes, **copied}
+            if len(self._with_copied) < _MOST_VARIANTS:
+                self._with_copied[key] = found
+        return found
+
     def metric_attribute_sets(self, base: Attributes, response_model: str | None) -> MetricAttributes:
         """Return the attributes of a call's metrics.
 
-        :param base: the call's own, which are the model's unless an option adds some to each call.
+        :param base: the call's own, of :meth:`metric_attributes_of`.
         :param response_model: the model that answered.
         """
-        if base is not self.metric_attributes:
-            return _metric_attribute_sets(base, response_model)
-        found = self._metric_attributes.get(response_model)
-        if found is None:
+        found = self._metric_attribute_sets.get((id(base), response_model))
+        # An id may be that of an object that is gone.
+        if found is None or found.base is not base:
             found = _metric_attribute_sets(base, response_model)
-            if len(self._metric_attributes) < _MOST_VARIANTS:
-                self._metric_attributes[response_model] = found
+            if len(self._metric_attribute_sets) < _MOST_VARIANTS:
+                self._metric_attribute_sets[id(base), response_model] = found
         return found
 
     def variant(self, operation: str, api_model: str | None) -> "Model":
@@ -254,6 +294,7 @@ class Model:
                 replace(self.identity, api_model=api_model),
                 created_by=self._created_by,
                 pricing=self._pricing if api_model == self.identity.api_model else None,
+                block=self._block,
                 operation=operation,
             )
             if len(self._variants) < _MOST_VARIANTS:
@@ -281,6 +322,7 @@ def baggage_attributes(keys: Sequence[str], context: Context | None = None) -> d
 def _metric_attribute_sets(base: Attributes, response_model: str | None) -> MetricAttributes:
     call = base if response_model is None else {**base, gen_ai.GEN_AI_RESPONSE_MODEL: response_model}
     return MetricAttributes(
+        base,
         call,
         {**call, gen_ai.GEN_AI_TOKEN_TYPE: TOKEN_INPUT},
         {**call, gen_ai.GEN_AI_TOKEN_TYPE: TOKEN_OUTPUT},

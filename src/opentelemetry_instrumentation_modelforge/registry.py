@@ -13,6 +13,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, set_span_in_context
 from opentelemetry.util.types import AttributeValue
 
+from .block_attributes import NO_BLOCK, BlockAttributes, current_block
 from .callback import OpenTelemetryCallback
 from .execution import restore
 from .inference import record_error
@@ -37,10 +38,11 @@ class _GetLLM:
     It is entered twice and each exit does what is left to do, as in ``execution.py``.
     """
 
-    __slots__ = ("_ended", "_span", "_telemetry", "_token", "identity", "registry")
+    __slots__ = ("_block", "_ended", "_span", "_telemetry", "_token", "identity", "registry")
 
     def __init__(self, telemetry: Telemetry, registry: object) -> None:
         self._telemetry = telemetry
+        self._block = _block_of(registry).updated_by(current_block())
         self._span: Span = INVALID_SPAN
         self._token: Token[Context] | None = None
         self._ended = False
@@ -57,7 +59,7 @@ class _GetLLM:
         :param kwargs: its keywords.
         """
         configuration = self._telemetry.configuration
-        attributes: dict[str, AttributeValue] = dict(configuration.attributes)
+        attributes: dict[str, AttributeValue] = {**configuration.attributes, **self._block.spans}
         arguments = dict(zip(("provider_name", "model_alias"), args, strict=False)) | dict(kwargs)
         for attribute, name in ((MODELFORGE_PROVIDER, "provider_name"), (MODELFORGE_MODEL, "model_alias")):
             if (value := text(arguments.get(name))) is not None:
@@ -79,7 +81,7 @@ class _GetLLM:
         if self.identity is None:
             return
         callback = OpenTelemetryCallback.for_model(
-            self._telemetry, self.identity, self._span.get_span_context(), vars(llm).get("_metadata")
+            self._telemetry, self.identity, self._span.get_span_context(), vars(llm).get("_metadata"), self._block
         )
         client = _client(llm)
         if self._telemetry.configuration.stream_usage:
@@ -94,7 +96,7 @@ class _GetLLM:
         if not self._ended:
             with _DESCRIBE_GUARD:
                 if self.identity is not None and self._span.is_recording():
-                    self._span.set_attributes(self.identity.attributes())
+                    self._span.set_attributes({**self.identity.attributes(), **self._block.spans})
                 if error is not None:
                     secrets = self.identity.secrets if self.identity is not None else ()
                     record_error(self._span, error, self._telemetry, secrets)
@@ -106,16 +108,29 @@ class _GetLLM:
 _GET_LLM_KEY: Final = create_key("opentelemetry_instrumentation_modelforge.get_llm")
 
 
+_BLOCK_ATTRIBUTE: Final = "_opentelemetry_block_attributes"
+
+
 def _running_get_llm() -> _GetLLM | None:
     return cast("_GetLLM | None", get_current().get(_GET_LLM_KEY))
 
 
 def init(wrapped: Callable[..., None], instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Wrap ``ModelForgeRegistry.__init__``, to learn whether OpenTelemetry records before ``get_llm`` is timed."""
+    """Wrap ``ModelForgeRegistry.__init__``.
+
+    The registry keeps the attributes of the block around it. Whether OpenTelemetry records is learned here, before a
+    ``get_llm`` is timed.
+    """
     wrapped(*args, **kwargs)
     with _PREPARE_GUARD:
+        if (block := current_block()) is not NO_BLOCK:
+            vars(instance)[_BLOCK_ATTRIBUTE] = block
         if (telemetry := active_telemetry()) is not None:
             telemetry.is_available()
+
+
+def _block_of(registry: object) -> BlockAttributes:
+    return cast("BlockAttributes", getattr(registry, "__dict__", {}).get(_BLOCK_ATTRIBUTE, NO_BLOCK))
 
 
 def get_model_config(

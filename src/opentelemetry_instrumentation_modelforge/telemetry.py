@@ -108,6 +108,7 @@ class Telemetry:
                 description="Streamed responses that have begun and not yet ended.",
             ).add,
             collections,
+            is_sum=True,
         )
 
     def is_available(self) -> bool:

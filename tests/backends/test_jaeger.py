@@ -66,7 +66,7 @@ plan a day
 def _send_by_http(jaeger: Jaeger) -> str:
     """Send the example's trace by its README's command."""
     result = subprocess.run(
-        [sys.executable, EXAMPLE, "--jaeger", jaeger.endpoint],
+        [sys.executable, EXAMPLES, "jaeger", "--jaeger", jaeger.endpoint],
         capture_output=True,
         check=False,
         encoding="utf-8",
@@ -201,15 +201,17 @@ def test_a_request_its_task_and_the_model_call_are_one_trace(jaeger: Jaeger, tmp
     caller = Caller()
     with ProviderServer() as provider:
         services = Services(tmp_path, f"{provider.url}/v1", jaeger)
+        command = ("celery", "--app=celery_app", "worker", "--concurrency=1", "--without-gossip", "--without-mingle")
+        worker = services.start("worker", *command, path=(SUPPORT,), **environment)
         try:
-            worker = ("celery", "--app=celery_app", "worker", "--concurrency=1", "--without-gossip", "--without-mingle")
-            services.start("worker", *worker, path=(SUPPORT,), **environment)
             web = services.start_uvicorn("web", "queue_app:app", path=(SUPPORT,), **environment)
             web.wait()
             assert ask(web, "/queued/chat", caller).startswith('"')
             trace = jaeger.trace(caller.trace_id, spans=9)
         finally:
             services.stop()
+            # Shown if the test fails.
+            print(worker.log.read_text())
 
     assert (
         outline(trace, caller.span_id)

@@ -743,3 +743,20 @@ def test_modelforges_own_command_line_is_traced(
     assert call["status"] == {"status_code": "UNSET"}
     # models.dev, which is not there.
     assert {parent for name, parent in tree(spans) if name == "GET"} <= {"modelforge.get_llm"}
+
+
+def test_importing_every_public_name_works_without_langchain(python: Python) -> None:
+    done = python(
+        "-c",
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'langchain_core':\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "from importlib import util\n"
+        "util.find_spec = lambda name, package=None: None\n"
+        "from opentelemetry_instrumentation_modelforge import *\n"
+        "print(ModelForgeInstrumentor.__name__, 'OpenTelemetryCallback' in globals())",
+    )
+    assert (done.stdout, done.stderr) == ("ModelForgeInstrumentor False\n", "")

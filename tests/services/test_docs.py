@@ -5,18 +5,24 @@ from typing import Any
 import pytest
 from pytest_examples import CodeExample, EvalExample
 
-from support import DOCS
+from support import DOCS, SUPPORT
 from support.documentation import python_examples, run_example
 
 NEEDED = {
-    "celery.md": "celery",
-    "fastapi.md": "fastapi",
-    "metrics.md": "opentelemetry.exporter.prometheus",
+    "celery.md": ("celery",),
+    "fastapi.md": ("fastapi",),
+    "metrics.md": ("opentelemetry.exporter.prometheus",),
+    "web.md": ("aiohttp", "django", "flask", "opentelemetry.instrumentation.wsgi"),
 }
 
 
 @pytest.mark.filterwarnings("ignore:Starting in model-forge v2.3.0")
 @pytest.mark.parametrize("example", python_examples(*(DOCS / page for page in NEEDED)), ids=str)
-def test_python_runs(example: CodeExample, eval_example: EvalExample, registry: Any) -> None:
-    pytest.importorskip(NEEDED[example.path.name])
+def test_python_runs(
+    example: CodeExample, eval_example: EvalExample, registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in NEEDED[example.path.name]:
+        pytest.importorskip(module)
+    monkeypatch.syspath_prepend(SUPPORT / "web")
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "django_settings")
     run_example(example, eval_example, registry)

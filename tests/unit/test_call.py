@@ -23,7 +23,7 @@ from opentelemetry_instrumentation_modelforge.dropped import end_soon
 from opentelemetry_instrumentation_modelforge.ending import Ending
 from opentelemetry_instrumentation_modelforge.model import Model, ModelIdentity
 from opentelemetry_instrumentation_modelforge.telemetry import Telemetry
-from support.requests import RUN_ID, request_with
+from support.request_values import RUN_ID, request_with
 
 
 class Recorded(Call):

@@ -13,7 +13,7 @@ from opentelemetry_instrumentation_modelforge.ending import Ending, cost_attribu
 from opentelemetry_instrumentation_modelforge.model import Model, ModelIdentity
 from opentelemetry_instrumentation_modelforge.response import Response, Usage
 from opentelemetry_instrumentation_modelforge.telemetry import Telemetry
-from support.requests import request_with
+from support.request_values import request_with
 
 OPENAI = ModelIdentity("openai", "mini", "openai_compatible", "gpt-4o-mini")
 COPILOT = ModelIdentity("github_copilot", "gpt-4o", "github_copilot", "gpt-4o")

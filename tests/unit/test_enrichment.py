@@ -22,7 +22,7 @@ from opentelemetry_instrumentation_modelforge.config import Configuration
 from opentelemetry_instrumentation_modelforge.enrichment import Enrichment
 from opentelemetry_instrumentation_modelforge.model import Model, ModelIdentity
 from opentelemetry_instrumentation_modelforge.telemetry import Telemetry
-from support.requests import request_with
+from support.request_values import request_with
 
 NAMES = {"modelforge.provider": "acme", "modelforge.model": "fast", "modelforge.llm_type": "openai_compatible"}
 PRICE = {

@@ -12,7 +12,7 @@ from langchain_github_copilot import base as integration
 
 from opentelemetry_instrumentation_modelforge.providers.github_copilot import GitHubCopilot
 from opentelemetry_instrumentation_modelforge.response import Response, Usage
-from support.requests import request_with
+from support.request_values import request_with
 
 COPILOT = GitHubCopilot()
 TOKEN = "ghu_0123456789abcdef"

@@ -15,7 +15,7 @@ from langchain_google_genai import chat_models as integration
 
 from opentelemetry_instrumentation_modelforge.providers.google_genai import GoogleGenAI
 from opentelemetry_instrumentation_modelforge.response import Response, Usage
-from support.requests import request_with
+from support.request_values import request_with
 
 GOOGLE = GoogleGenAI()
 MODEL = "gemini-2.5-pro-002"

@@ -216,6 +216,41 @@ def test_what_is_measured_during_a_collection_is_for_the_next_one(
     assert record.values == [1, 2]
 
 
+def test_what_waits_for_a_counter_is_added_up(
+    collections: Collections, record: Recorder, reader: InMemoryMetricReader, tracer: Tracer
+) -> None:
+    instrument = Instrument(record, collections, is_sum=True)
+    last, other = span_context(tracer), {"gen_ai.request.model": "gpt-4o"}
+    instrument.record(1, ATTRIBUTES, span_context(tracer))
+    instrument.record(1, other, last)
+    instrument.record(-1, ATTRIBUTES, span_context(tracer))
+    instrument.record(1, ATTRIBUTES, last)
+    reader.collect()
+    assert record.values == [1, 1]
+    assert record.attributes == [ATTRIBUTES, other]
+    assert [get_current_span(context).get_span_context() for context in record.contexts] == [last, last]
+
+
+def test_counters_with_the_same_attributes_are_not_added_to_one_another(
+    collections: Collections, record: Recorder, reader: InMemoryMetricReader
+) -> None:
+    measure(Instrument(record, collections, is_sum=True), 1)
+    measure(Instrument(record, collections, is_sum=True), 2, 4)
+    reader.collect()
+    assert record.values == [1, 6]
+
+
+def test_an_interrupt_of_a_collection_loses_no_part_of_a_sum(collections: Collections, record: Recorder) -> None:
+    def interrupt(value: float, attributes: Attributes, context: Context) -> None:
+        raise KeyboardInterrupt
+
+    measure(Instrument(record, collections, is_sum=True), 1, 1)
+    measure(Instrument(interrupt, collections), 1)
+    with pytest.raises(KeyboardInterrupt):
+        record_waiting()
+    assert record.values == [2]
+
+
 # --- Streams ---
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import pickle
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import baggage
+from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext, TraceFlags
 from pydantic import SecretStr
 
 from opentelemetry_instrumentation_modelforge import model as model_module
 from opentelemetry_instrumentation_modelforge.config import Configuration
 from opentelemetry_instrumentation_modelforge.model import Model, ModelIdentity, baggage_attributes, provider_name
+from opentelemetry_instrumentation_modelforge.request import Request
 from opentelemetry_instrumentation_modelforge.response import Response, Usage
 from opentelemetry_instrumentation_modelforge.telemetry import Telemetry
 
@@ -280,7 +283,7 @@ def test_any_number_of_answering_models_is_reported_and_a_bounded_number_kept() 
     for number in range(200):
         sets = model.metric_attribute_sets(model.metric_attributes, f"m{number}")
         assert sets.call["gen_ai.response.model"] == f"m{number}"
-    assert len(model._metric_attributes) == model_module._MOST_VARIANTS == 32
+    assert len(model._metric_attribute_sets) == model_module._MOST_VARIANTS == 32
 
 
 def test_a_call_that_sends_the_models_own_name_needs_no_variant() -> None:
@@ -407,3 +410,22 @@ def test_baggage_is_copied_by_name() -> None:
     assert baggage_attributes(("tenant", "bad"), context) == {"tenant": "7", "bad": "a\ufffd"}
     assert baggage_attributes((), context) == {}
     assert baggage_attributes(("user.id",)) == {}
+
+
+def test_calls_with_equal_copied_entries_share_the_attributes_of_their_metrics() -> None:
+    model = model_of(options={"metric_metadata_keys": ("tenant",)})
+    first, second = (
+        model.metric_attributes_of(Request(uuid4(), (), metadata={"tenant": "acme"}), Context()) for _ in range(2)
+    )
+    assert first == {**model.metric_attributes, "tenant": "acme"}
+    assert second is first
+    for number in range(200):
+        model.metric_attributes_of(Request(uuid4(), (), metadata={"tenant": str(number)}), Context())
+    assert len(model._with_copied) == model_module._MOST_VARIANTS
+
+
+def test_without_such_options_the_attributes_of_metrics_are_the_models() -> None:
+    model = model_of()
+    request = Request(uuid4(), (), metadata={"tenant": "acme"})
+    assert model.metric_attributes_of(request, Context()) is model.metric_attributes
+    assert model.copied_attributes(request, Context()) == {}

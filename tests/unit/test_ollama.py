@@ -16,7 +16,7 @@ from langchain_core.outputs import ChatGeneration
 
 from opentelemetry_instrumentation_modelforge.providers.ollama import ERROR, INCOMPLETE, Ollama
 from opentelemetry_instrumentation_modelforge.response import Response, Usage
-from support.requests import request_with
+from support.request_values import request_with
 
 OLLAMA = Ollama()
 MODEL = "gemma3:4b"

@@ -258,3 +258,44 @@ def test_an_answer_from_a_cache_cost_nothing() -> None:
     usage: Any = {"input_tokens": 30, "output_tokens": 8, "total_tokens": 38, "total_cost": 0}
     result = [ChatGeneration(message=AIMessage("Hi", usage_metadata=usage))]
     assert OpenAIAnswer().response(result, {"token_usage": {**TOKENS, "cost": 1}}) == Response(cached=True)
+
+
+# --- Answers of other calls in the same context ---
+
+
+def test_what_the_applications_own_client_receives_is_not_the_calls() -> None:
+    own, others = object(), object()
+    answer = OpenAIAnswer({"root_client": own, "root_async_client": object()})
+    answer.add(completion(id="chatcmpl-1"), own)
+    answer.add(completion(id="chatcmpl-2", usage={**TOKENS, "completion_tokens": 900}), others)
+    answered = answer.response((), None)
+    assert (answered.id, answered.usage) == ("chatcmpl-1", Usage(30, 8))
+
+
+@pytest.mark.parametrize("name", ["root_client", "root_async_client"])
+def test_each_client_of_the_model_is_its_own(name: str) -> None:
+    own = object()
+    answer = OpenAIAnswer({name: own})
+    answer.add(completion(), own)
+    assert answer.response((), None).usage == Usage(30, 8)
+
+
+@pytest.mark.parametrize("name", ["client", "async_client"])
+def test_a_client_that_the_application_gave_the_model_is_its_own(name: str) -> None:
+    own = object()
+    answer = OpenAIAnswer({"root_client": object(), name: SimpleNamespace(_client=own)})
+    answer.add(completion(), own)
+    assert answer.response((), None).usage == Usage(30, 8)
+
+
+def test_where_the_models_client_is_not_known_any_client_is_accepted() -> None:
+    answer = OpenAIAnswer({})
+    answer.add(completion(), object())
+    assert answer.response((), None).usage == Usage(30, 8)
+
+
+@pytest.mark.parametrize("kind", ["list", "file", "model", "batch", "upload", "vector_store", "transcription"])
+def test_an_answer_of_another_api_is_not_the_calls(kind: str) -> None:
+    embeddings = {"object": kind, "model": "text-embedding-3-small", "usage": {"prompt_tokens": 5, "total_tokens": 5}}
+    assert read(embeddings, completion()) == read(completion(), embeddings) == read(completion())
+    assert read(embeddings) == Response()

@@ -13,7 +13,7 @@ from opentelemetry.context import attach, detach
 from opentelemetry.util.genai._conversation_context import with_conversation_id
 
 from opentelemetry_instrumentation_modelforge.providers import PROVIDERS, Provider
-from support.requests import request_with
+from support.request_values import request_with
 
 ANY_PROVIDER = Provider()
 

@@ -1,7 +1,7 @@
 """The ``usage`` object of OpenAI's APIs, in the spellings of the providers that speak them."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 from ..response import Usage
 from ..values import NOTHING, mapping, price
@@ -9,7 +9,26 @@ from ..values import NOTHING, mapping, price
 # The fields of Usage by position, and the total, which shows whether a part is included in its whole.
 _INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _REASONING, _AUDIO_INPUT, _AUDIO_OUTPUT, _TOTAL = range(8)
 
-_USAGE_FIELDS: Final = {
+_Place: TypeAlias = "int | Mapping[str, _Place]"
+"""The field of a count, or the places of the counts in an object of their own."""
+
+_INPUT_DETAILS: Final[Mapping[str, _Place]] = {
+    "cached_tokens": _CACHE_READ,  # OpenAI
+    "audio_tokens": _AUDIO_INPUT,
+    "cache_write_tokens": _CACHE_WRITE,  # OpenRouter: openrouter.ai/docs/use-cases/usage-accounting
+    "cache_creation_tokens": _CACHE_WRITE,  # LiteLLM: docs.litellm.ai/docs/completion/prompt_caching
+    "cache_creation_input_tokens": _CACHE_WRITE,  # Qwen: alibabacloud.com/help/en/model-studio/context-cache
+    "cache_read": _CACHE_READ,  # langchain_core.messages.ai.InputTokenDetails
+    "cache_creation": _CACHE_WRITE,
+    "audio": _AUDIO_INPUT,
+}
+_OUTPUT_DETAILS: Final[Mapping[str, _Place]] = {
+    "reasoning_tokens": _REASONING,  # OpenAI
+    "audio_tokens": _AUDIO_OUTPUT,
+    "reasoning": _REASONING,  # langchain_core.messages.ai.OutputTokenDetails
+    "audio": _AUDIO_OUTPUT,
+}
+_USAGE_FIELDS: Final[Mapping[str, _Place]] = {
     "prompt_tokens": _INPUT,  # OpenAI, chat completions
     "completion_tokens": _OUTPUT,
     "input_tokens": _INPUT,  # OpenAI, responses
@@ -21,32 +40,14 @@ _USAGE_FIELDS: Final = {
     "cache_read_input_tokens": _CACHE_READ,  # Anthropic, by LiteLLM: docs.litellm.ai/docs/completion/prompt_caching
     "cache_creation_input_tokens": _CACHE_WRITE,
     "reasoning_tokens": _REASONING,  # Perplexity: docs.perplexity.ai/api-reference/chat-completions-post; SGLang
+    "prompt_tokens_details": _INPUT_DETAILS,
+    "completion_tokens_details": _OUTPUT_DETAILS,
+    "input_tokens_details": _INPUT_DETAILS,
+    "output_tokens_details": _OUTPUT_DETAILS,
+    "prompt_token_details": _INPUT_DETAILS,  # Mistral
+    "input_token_details": _INPUT_DETAILS,
+    "output_token_details": _OUTPUT_DETAILS,
 }
-_INPUT_DETAILS: Final = {
-    "cached_tokens": _CACHE_READ,  # OpenAI
-    "audio_tokens": _AUDIO_INPUT,
-    "cache_write_tokens": _CACHE_WRITE,  # OpenRouter: openrouter.ai/docs/use-cases/usage-accounting
-    "cache_creation_tokens": _CACHE_WRITE,  # LiteLLM: docs.litellm.ai/docs/completion/prompt_caching
-    "cache_creation_input_tokens": _CACHE_WRITE,  # Qwen: alibabacloud.com/help/en/model-studio/context-cache
-    "cache_read": _CACHE_READ,  # langchain_core.messages.ai.InputTokenDetails
-    "cache_creation": _CACHE_WRITE,
-    "audio": _AUDIO_INPUT,
-}
-_OUTPUT_DETAILS: Final = {
-    "reasoning_tokens": _REASONING,  # OpenAI
-    "audio_tokens": _AUDIO_OUTPUT,
-    "reasoning": _REASONING,  # langchain_core.messages.ai.OutputTokenDetails
-    "audio": _AUDIO_OUTPUT,
-}
-_DETAILS: Final = (
-    ("prompt_tokens_details", _INPUT_DETAILS),
-    ("completion_tokens_details", _OUTPUT_DETAILS),
-    ("input_tokens_details", _INPUT_DETAILS),
-    ("output_tokens_details", _OUTPUT_DETAILS),
-    ("prompt_token_details", _INPUT_DETAILS),  # Mistral
-    ("input_token_details", _INPUT_DETAILS),
-    ("output_token_details", _OUTPUT_DETAILS),
-)
 
 _PRICES: Final = {
     "cost": 1,  # OpenRouter: openrouter.ai/docs/use-cases/usage-accounting; LiteLLM
@@ -82,9 +83,6 @@ def read_usage(usage: Mapping[str, object]) -> Usage | None:
     _collect(counts, _USAGE_FIELDS, usage)
     if not counts[_INPUT] and not counts[_OUTPUT]:
         return None
-    for name, details in _DETAILS:
-        if (found := usage.get(name)) is not None:
-            _collect(counts, details, fields(found))
     _include_separate_parts(counts, usage)
     inputs, outputs, cache_read, cache_write, reasoning, audio_input, audio_output, _ = counts
     if (cache_read or 0) + (cache_write or 0) > (inputs or 0):
@@ -101,14 +99,20 @@ def read_usage(usage: Mapping[str, object]) -> Usage | None:
     )
 
 
-def _collect(counts: list[int | None], table: Mapping[str, int], source: Mapping[str, object]) -> None:
+def _collect(counts: list[int | None], places: Mapping[str, _Place], source: Mapping[str, object]) -> None:
     """Put the counts of one object into ``counts``. The largest wins where a count has several spellings."""
     for name, value in source.items():
-        if (field := table.get(name)) is not None:
-            # Some servers write a count as a float.
-            number = value if type(value) is int else int(value) if type(value) is float and value.is_integer() else -1
-            if (counts[field] or 0) <= number <= _LARGEST:
-                counts[field] = number
+        place = places.get(name)
+        if place is None:
+            continue
+        if not isinstance(place, int):
+            if value is not None:
+                _collect(counts, place, fields(value))
+            continue
+        # Some servers write a count as a float.
+        number = value if type(value) is int else int(value) if type(value) is float and value.is_integer() else -1
+        if (counts[place] or 0) <= number <= _LARGEST:
+            counts[place] = number
 
 
 def _include_separate_parts(counts: list[int | None], usage: Mapping[str, object]) -> None:

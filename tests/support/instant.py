@@ -1,0 +1,85 @@
+"""A model in this process that ModelForge's own registry hands out: OpenAI's integration, whose answers are here already."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_openai import ChatOpenAI
+from modelforge.registry import ModelForgeRegistry
+
+USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+COMMON = {"id": "chatcmpl-1", "model": "gpt-4o-mini-2024-07-18", "created": 1}
+
+
+def answer(text: str = "Hello") -> dict[str, Any]:
+    """Return an answer as the API sends it."""
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return {**COMMON, "object": "chat.completion", "choices": [choice], "usage": USAGE}
+
+
+def chunks(count: int = 3, text: str = "Hello ") -> Iterator[dict[str, Any]]:
+    """Yield the chunks of a stream as the API sends them; the last one brings the usage."""
+    of_chunk = {**COMMON, "object": "chat.completion.chunk"}
+    for _ in range(count - 1):
+        yield {**of_chunk, "choices": [{"index": 0, "delta": {"role": "assistant", "content": text}}]}
+    yield {**of_chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": USAGE}
+
+
+class InstantOpenAI(ChatOpenAI):
+    """Answers without asking a server, by the code that reads a server's answer.
+
+    ``fails`` is raised instead of an answer, and after the chunks of a stream.
+    """
+
+    chunk_count: int = 3
+    text: str = "Hello"
+    fails: Any = None
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        if self.fails is not None:
+            raise self.fails
+        return self._create_chat_result(answer(self.text))
+
+    async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        return self._generate(messages)
+
+    def _stream(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[ChatGenerationChunk]:
+        for chunk in chunks(self.chunk_count, self.text):
+            converted = self._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, None)
+            if converted is not None:
+                yield converted
+        if self.fails is not None:
+            raise self.fails
+
+    async def _astream(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        for chunk in self._stream(messages):
+            yield chunk
+
+
+class InstantRegistry(ModelForgeRegistry):
+    """ModelForge's registry with one provider; only the client it builds is another.
+
+    :param model: the class of the client.
+    :param fields: its fields.
+    """
+
+    def __init__(self, model: type[Any] = InstantOpenAI, **fields: Any) -> None:
+        super().__init__()
+        provider = {"llm_type": "openai_compatible", "models": {"fast": {"api_model_name": "gpt-4o-mini"}}}
+        self._config = {"providers": {"openai": provider}}
+        self._model = model
+        self._fields = fields
+
+    def _create_base_llm(self, *args: Any, **kwargs: Any) -> Any:
+        return self._model(**{"model": "gpt-4o-mini", "api_key": "sk-test-0123456789abcdef", **self._fields})
+
+    def _fetch_model_metadata(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {"context_length": 128_000}
