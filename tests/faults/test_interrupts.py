@@ -50,7 +50,7 @@ class ProviderError(Exception):
 
 def get_models() -> dict[str, Any]:
     registry = InstantRegistry()
-    failing = InstantRegistry(fails=ProviderError("no"))
+    failing = InstantRegistry(fails=ProviderError)
     models = {"llm": get(registry), "failing": get(failing)}
     models["enhanced"] = get(registry, enhanced=True)
     models["registry"] = registry

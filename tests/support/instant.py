@@ -32,7 +32,8 @@ def chunks(count: int = 3, text: str = "Hello ") -> Iterator[dict[str, Any]]:
 class InstantOpenAI(ChatOpenAI):
     """Answers without asking a server, by the code that reads a server's answer.
 
-    ``fails`` is raised instead of an answer, and after the chunks of a stream.
+    ``fails`` is raised instead of an answer, and after the chunks of a stream: an exception, or a class of which each
+    call raises one of its own, as its traceback keeps what failed.
     """
 
     chunk_count: int = 3
