@@ -388,6 +388,7 @@ def test_later_faults_are_logged_for_debugging(
         logger.setLevel(level)
     faults = [record for record in caplog.records if record.name.startswith(logger.name)]
     assert [record.levelname for record in faults][-1] == "DEBUG"
+    messages = [record.getMessage().splitlines() for record in faults]
     assert all(
         re.fullmatch("Telemetry fault while .+; the application is not affected", f.getMessage().splitlines()[0])
         for f in faults

@@ -185,7 +185,7 @@ def of_a_named_class() -> Exception:
 
 def from_a_named_file() -> Exception:
     try:
-        exec(compile(f"def f():\n    raise ValueError({PROMPT!r})\nf()", f"<{PROMPT}>", "exec"))  # noqa: S102
+        exec(compile(f"def f():\n    raise ValueError({PROMPT!r})\nf()", f"<{PROMPT}>", "exec"))
     except ValueError as error:
         return error
     raise AssertionError

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.messages import AIMessage, AIMessageChunk
 
 from opentelemetry_instrumentation_modelforge.call import Call
 from opentelemetry_instrumentation_modelforge.callback import OpenTelemetryCallback

@@ -177,10 +177,7 @@ def test_every_call_of_many_is_recorded_once_under_its_caller_and_nothing_stays(
         ModelForgeInstrumentor().uninstrument()
     total = calls + 400
     expected = Counter(
-        ways[number % len(ways)][0]
-        for ways in (SYNC, ASYNC)
-        for count in (200, calls // 2)
-        for number in range(count)
+        ways[number % len(ways)][0] for ways in (SYNC, ASYNC) for count in (200, calls // 2) for number in range(count)
     )
     assert tally.started == tally.ended
     assert tally.ended[MODEL_SPAN] == tally.ended["caller"] == total

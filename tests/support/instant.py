@@ -1,4 +1,4 @@
-"""A model in this process that ModelForge's own registry hands out: OpenAI's integration, whose answers are here already."""
+"""A model in this process that ModelForge's own registry hands out: OpenAI's integration with answers at hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interrupts at a chosen place of the package: a tracer that raises, or has a signal handler raise, at the k-th event."""
+"""Interrupts at a chosen place of the package: a tracer raises, or has a signal handler raise, at the k-th event."""
 
 from __future__ import annotations
 
