@@ -130,7 +130,10 @@ class _GenerateFrame(Frame):
 
     def call_of(self, run_id: UUID) -> Call | None:
         # LangChain passes the very object on, and comparing UUIDs takes several times as long.
-        return next((call for call in self._calls if call.run_id is run_id), None)
+        for call in self._calls:
+            if call.run_id is run_id:
+                return call
+        return None
 
     def adopt(self, call: Call) -> None:
         self._calls.append(call)

@@ -125,7 +125,7 @@ class Inference(Call):
 
     def chunk(self, chunk: object) -> None:
         """Count one chunk: the time it came at, and that it came."""
-        if chunk is not None and chunk is self._seen:
+        if chunk is self._seen and chunk is not None:
             return
         self._seen = chunk
         now = perf_counter()

@@ -79,7 +79,7 @@ class Guard:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if not isinstance(exc, Exception) or is_from_signal_handler(traceback):
+        if exc is None or not isinstance(exc, Exception) or is_from_signal_handler(traceback):
             return False
         level = DEBUG if self._reported else WARNING
         self._reported = True

@@ -147,7 +147,7 @@ class Request(NamedTuple):
         metadata = self.metadata
         if conversation := _conversation(metadata):
             attributes[gen_ai.GEN_AI_CONVERSATION_ID] = conversation
-        if prompt := text(metadata.get(_PROMPT_NAME)):
+        if _PROMPT_NAME in metadata and (prompt := text(metadata[_PROMPT_NAME])):
             attributes[gen_ai.GEN_AI_PROMPT_NAME] = prompt
             if version := text(metadata.get(_PROMPT_VERSION)):
                 attributes[GEN_AI_PROMPT_VERSION] = version

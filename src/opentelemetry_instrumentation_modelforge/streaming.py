@@ -23,7 +23,7 @@ from uuid import UUID
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import get_current_span
 
-from .call import Call
+from .call import Call, current_call
 from .execution import Frame, restore
 from .interrupts import is_from_signal_handler
 
@@ -36,7 +36,7 @@ class _StreamFrame(Frame):
     It is apart from the generator, because a context that is copied during a step keeps the frame.
     """
 
-    __slots__ = ("_created_in", "call", "context", "variable")
+    __slots__ = ("_created_in", "begun_in", "call", "context", "variable")
 
     streaming: Final = True
 
@@ -48,9 +48,13 @@ class _StreamFrame(Frame):
         self.variable: ContextVar[Context]
         """OpenTelemetry's, once the call is known. Each of its functions on the way there takes as long as this."""
         self._created_in: Context | None = get_current()
+        self.begun_in: Context | None = None
+        """Current when the first step began."""
 
     def call_of(self, run_id: UUID) -> Call | None:
-        return self.call if self.call is not None and self.call.run_id == run_id else None
+        call = self.call
+        # Mostly the very object, and comparing UUIDs takes several times as long.
+        return call if call is not None and (call.run_id is run_id or call.run_id == run_id) else None
 
     def adopt(self, call: Call) -> None:
         if self.call is None:
@@ -69,6 +73,7 @@ class _StreamFrame(Frame):
         current = get_current()
         if self.call is not None:
             return self.call.context_over(current)
+        self.begun_in = current
         created_in, self._created_in = self._created_in, None
         if created_in is None or get_current_span(current).get_span_context().is_valid:
             created_in = current
@@ -96,7 +101,7 @@ class _StreamFrame(Frame):
     def release(self) -> None:
         """Let go of the call: an application may keep a stream that is over, and need not keep its prompt."""
         super().release()
-        self.call = self.context = self._created_in = None
+        self.call = self.context = self._created_in = self.begun_in = None
 
 
 class _Step:
@@ -159,7 +164,7 @@ class _StreamProxy:
         call = None if frame is None else frame.call
         if call is not None:
             try:
-                self._close_dropped()
+                self._close_dropped(call)
             finally:
                 try:
                     call.drop()
@@ -168,7 +173,7 @@ class _StreamProxy:
                     call.drop()
                     raise
 
-    def _close_dropped(self) -> None:
+    def _close_dropped(self, call: Call) -> None:
         """Close the generator where nothing else can restore the context that closing it changes."""
 
 
@@ -227,11 +232,15 @@ class Stream(_StreamProxy):
             # An exception that was thrown in must not live on in the traceback that it gets here.
             del args
 
-    def _close_dropped(self) -> None:
+    def _close_dropped(self, call: Call) -> None:
         # A provider's client may keep a context attached in a generator of its own. At its end it restores the context
         # from before, which is the call's.
         if not self._generator.gi_running:
             before = get_current()
+            if current_call() is call and self._frame.begun_in is not None:
+                # A garbage collection has closed the client's generator before this destructor runs. Uninstrumented,
+                # that restores the context of the first step.
+                before = self._frame.begun_in
             try:
                 self._generator.close()
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ def python_examples(*pages: Path) -> list[CodeExample]:
 
 
 def run_example(example: CodeExample, eval_example: EvalExample, registry: Any) -> None:
-    """Run a block with the names that the documentation takes for granted, and undo what it instrumented."""
+    """Run a block with the names that the documentation takes for granted. Undo its instrumentation and its logging."""
     llm = get_llm(registry, "openai", "gpt-4o-mini")
+    handlers = logging.getLogger().handlers[:]
     given = {"ModelForgeInstrumentor": ModelForgeInstrumentor, "registry": registry, "llm": llm}
     try:
         eval_example.run(example, module_globals=given)
@@ -28,6 +30,7 @@ def run_example(example: CodeExample, eval_example: EvalExample, registry: Any) 
         for instrumentor in (ModelForgeInstrumentor(), HTTPXClientInstrumentor()):
             if instrumentor.is_instrumented_by_opentelemetry:
                 instrumentor.uninstrument()
+        logging.getLogger().handlers[:] = handlers
 
 
 def backends_hook(name: str) -> Any:

@@ -194,8 +194,9 @@ def _in_destructor(frame: FrameType | None) -> bool:
     """Return whether Python, or the event loop, swallows what is raised there."""
     with contextlib.suppress(RuntimeError):
         task = asyncio.current_task()
-        if task is not None and type(task.get_coro()).__name__ == "async_generator_athrow":
-            # The event loop closes a generator that was dropped.
+        coroutine = None if task is None else task.get_coro()
+        # The event loop closes a generator that was dropped: soon, or when it is closed itself.
+        if type(coroutine).__name__ == "async_generator_athrow" or "_wrap_awaitable" in repr(coroutine):
             return True
     while frame is not None:
         if frame.f_code.co_name == "__del__":

@@ -8,17 +8,21 @@ from typing import Final
 from uuid import UUID
 
 from ..response import Response, Usage
-from ..values import count, mapping, text
+from ..values import NOTHING, count, mapping, text
 from .openai_usage import read_price, read_usage
 
 # LangChain's own message ids; a provider's id looks different.
 _RUN_ID_PREFIXES: Final = ("run-", "lc_")
 
 
-def read_result(generations: Sequence[object], llm_output: object) -> Response:
+def read_result(
+    generations: Sequence[object], llm_output: object, chunk_usage: Mapping[str, object] = NOTHING
+) -> Response:
     """Read one prompt's generations and the ``llm_output`` beside them (both of an ``LLMResult`` or ``ChatResult``).
 
     Of several generations, the first tells all but the finish reasons: the others repeat it.
+
+    :param chunk_usage: the usage of a stream's last chunk, which takes precedence over the sum that LangChain makes.
     """
     output = mapping(llm_output)
     message = getattr(generations[0], "message", None) if generations else None
@@ -37,8 +41,10 @@ def read_result(generations: Sequence[object], llm_output: object) -> Response:
         text(said.get("id")) or _message_id(message),
         text(said.get("model_name") or said.get("model")),
         tuple(reasons),
-        None if cached else read_usage(token_usage) or read_usage(usage) or _usage_of_ollama(said),
-        None if cached else read_price(token_usage),
+        None
+        if cached
+        else read_usage(chunk_usage) or read_usage(token_usage) or read_usage(usage) or _usage_of_ollama(said),
+        read_price(token_usage) if token_usage and not cached else None,
         text(said.get("service_tier")),
         text(said.get("system_fingerprint")),
         cached,

@@ -1,7 +1,7 @@
 """``openai_compatible``: ``ChatOpenAI``, for OpenAI and compatible servers."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final, cast
 
 from ..values import NOTHING, mapping, text
 from .openai_api import OpenAIAnswer
@@ -54,8 +54,13 @@ class OpenAICompatible(Provider):
         return OpenAIAnswer(client)
 
 
+_NOT_FLAT: Final = frozenset({"max_tokens", "reasoning", "text"})
+
+
 def _flat(params: Mapping[str, object]) -> Mapping[str, object]:
     """Return nested and renamed parameters by their usual top-level names."""
+    if _NOT_FLAT.isdisjoint(params):
+        return NOTHING
     flat: dict[str, object] = {}
     # ChatOpenAI sends a call's max_tokens as max_completion_tokens.
     if (max_tokens := params.get("max_tokens")) is not None:
