@@ -21,7 +21,7 @@ from support.openai_answers import completion
 from support.providers import ProviderServer, Reply
 from support.telemetry import Telemetry
 
-ELSEWHERE = {"celery.md", "fastapi.md", "metrics.md"}
+ELSEWHERE = {"celery.md", "fastapi.md", "metrics.md", "web.md"}
 """Pages whose Python needs packages that only the tests of `services` have."""
 PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md")])
 
