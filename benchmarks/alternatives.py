@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What a call costs with the other instrumentations of LangChain: each in its own environment, all in the same run."""
 
 import argparse

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The floor: LangChain's handler with nothing in it, and with nothing but OpenTelemetry's own work in it.
 
 ``Floor`` makes the span and the measurements that the instrumentation makes, with constants where that reads, looks up

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What telemetry holds in memory: for a call and a stream while they are open, and for a million that have ended."""
 
 import argparse

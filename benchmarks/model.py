@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A chat model that answers at once, handed out by ModelForge's own registry."""
 
 import logging

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What a call costs over the uninstrumented model, against the least that the same telemetry can cost."""
 
 import argparse

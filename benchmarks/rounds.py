@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Measures variants side by side: many short rounds, in which one process after another takes its turn."""
 
 import json

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """How many calls a second one process makes, alone and at once: a lock would show as a ratio that falls."""
 
 import argparse

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """One process that calls the model as one variant, on command: so variants take turns without sharing a process.
 
 ``python worker.py VARIANT`` prints one line when it is ready. Then it reads JSON lines, each a mode, a number of calls

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs an example: ``python examples NAME [ARGUMENT...]``.
 
 It ends without a traceback when the user interrupts it, and when the reader of its output goes away.

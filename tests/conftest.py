@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Fixtures: a real ModelForge registry in front of servers on loopback, and OpenTelemetry providers kept in memory."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A small OTLP/HTTP receiver that keeps the spans and the metrics it is sent."""
 
 import gzip

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What the examples share: their options, a place on loopback to run in, and what they print of the telemetry."""
 
 import argparse

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A small OpenAI-compatible server: as much of the chat completions API as the example needs, with canned answers."""
 
 import json

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Spans and metrics as text: the tree that the package's exporter prints, and a line for each metric."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs a LangGraph agent and prints the traces of its model calls and tools."""
 
 import os

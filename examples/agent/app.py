@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A LangGraph agent on ModelForge's models. It creates a span for each request, and no other telemetry."""
 
 import asyncio

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The servers that the agent uses: an OpenAI-compatible one with canned answers, and a weather service."""
 
 import json

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The quickstart's application with OpenTelemetry set up in code. Environment variables still name the backend."""
 
 import os

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A gateway that knows the tenant of a request, and the chat service that it calls, in one process."""
 
 import logging

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs a Celery worker and prints the trace of a request, its tasks and their model calls."""
 
 import os

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Serves one request with the tasks of the queue. It creates a span for the request."""
 
 from opentelemetry import trace

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The same producer and worker, with OpenTelemetry set up in code instead of by `opentelemetry-instrument`.
 
 `python programmatic.py` is the producer, and `celery -A programmatic worker` the worker.

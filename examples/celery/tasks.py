@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A Celery application whose task calls a model. Celery's environment variables name the broker and the results."""
 
 import logging

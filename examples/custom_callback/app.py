@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """An application that traces one model with a callback, without patching, and has a callback of its own."""
 
 import logging

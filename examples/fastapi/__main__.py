@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs two FastAPI services and prints the trace of requests through both, with streamed answers."""
 
 import http.client

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A chat service on a ModelForge model, with coroutines and with plain functions. It contains no telemetry."""
 
 import json

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The chat service with OpenTelemetry set up in code: `uvicorn programmatic:app`."""
 
 from app import app

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs a standalone application and prints its trace, or sends it to Jaeger."""
 
 import argparse

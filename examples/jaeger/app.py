@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """An application that asks its model twice. It creates a span for the request, and no other telemetry."""
 
 import logging

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The same application, with OpenTelemetry set up in code instead of by `opentelemetry-instrument`."""
 
 import app

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs an application with three model calls and prints its trace and its metrics."""
 
 import argparse

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """An application that streams an answer four times, each with another end. It creates a span for each stream."""
 
 import asyncio

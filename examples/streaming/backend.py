@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """An OpenAI-compatible server that streams a canned answer, and stops or fails in it if the question asks for that."""
 
 import json

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """OpenTelemetry instrumentation for `ModelForge <https://github.com/smiao-icims/model-forge>`_.
 
 Traces every ``get_llm`` and every call of a model it returns, as a child of the span that is current there, with

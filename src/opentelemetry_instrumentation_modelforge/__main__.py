@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The diagnosis command: ``python -m opentelemetry_instrumentation_modelforge``."""
 
 import argparse

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """``telemetry_attributes``: attributes for one block of code, and for the registries and models created in it."""
 
 from collections.abc import Generator, Mapping

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The life of one model call: opened, a chunk, ended, failed, dropped, each once.
 
 A call ends exactly once, however many frames, callbacks and threads learn of its end: ending it removes it from

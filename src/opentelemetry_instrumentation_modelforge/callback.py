@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """``OpenTelemetryCallback``: LangChain's events as the beginning, the chunks and the end of a model call."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Capture of content: the receivers that ask for the content of a call, and the attributes it becomes."""
 
 import os

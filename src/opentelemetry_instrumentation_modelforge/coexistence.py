@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Other GenAI instrumentations in the same process: which of them has the span of a call.
 
 opentelemetry-util-genai's rule is that the outer instrumentation makes the span: it leaves an ``InferenceData`` in the

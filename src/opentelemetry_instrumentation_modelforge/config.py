@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Every option once: keyword of ``instrument()`` over environment over ModelForge's own settings over default.
 
 The fields of :class:`Configuration` are the only list of options. Keywords, environment variables, the

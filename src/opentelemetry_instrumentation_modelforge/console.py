@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Span exporter that prints each finished trace as a tree.
 
 Without a change of the application::

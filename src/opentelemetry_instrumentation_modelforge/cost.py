@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The price of a model call in US dollars, computed from its token counts.
 
 The rates of a model are resolved once, when ModelForge hands the model out; a call only multiplies. They are read from

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A thread that ends the calls of dropped streams, since a destructor must not.
 
 A destructor may run inside a garbage collection, and so inside code that holds a lock that ending a span takes.

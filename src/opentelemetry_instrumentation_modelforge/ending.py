@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """How a call ended: its outcome, what it brought, and the attributes that both become."""
 
 from collections.abc import Sequence

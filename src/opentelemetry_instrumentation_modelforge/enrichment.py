@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A call that another GenAI instrumentation has the span of: what ModelForge alone knows is added to that span."""
 
 from typing import Final

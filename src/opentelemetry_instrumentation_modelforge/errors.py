@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What telemetry may tell of an exception: facts that are known to be safe, and its text only if asked for.
 
 An exception's text can quote the prompt, the answer or a credential in more ways than can be searched for. So the text

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The estimate of a call's tokens, for the span only, where the provider reported none."""
 
 from collections.abc import Iterable, Iterator, Sequence

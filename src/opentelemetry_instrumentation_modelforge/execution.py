@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Where LangChain runs a model: makes the call's span current while the provider works, and sees ends no callback sees.
 
 A callback can do neither. LangChain runs start and end callbacks in different tasks, so one task cannot detach the

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A call with a span, metrics and an event of its own. The only file that emits them."""
 
 from collections.abc import Sequence

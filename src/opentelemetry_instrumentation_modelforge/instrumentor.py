@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """``ModelForgeInstrumentor``: options in, and the one table of what is patched."""
 
 import atexit

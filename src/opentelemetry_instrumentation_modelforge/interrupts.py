@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Exceptions that interrupt the telemetry code and are meant for the application."""
 
 from collections import deque

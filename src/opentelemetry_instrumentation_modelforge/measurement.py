@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Instruments whose measurements wait for a collection, so that no call waits for aggregation.
 
 The SDK takes several times as long to aggregate one measurement as everything else that a chunk of a stream costs. A

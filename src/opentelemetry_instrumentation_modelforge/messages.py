@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """LangChain's messages, generations and tools as the message parts of the GenAI conventions.
 
 The conventions' JSON schemas are ``gen-ai-input-messages.json``, ``gen-ai-output-messages.json``,

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """One model as ``get_llm`` resolved it, with everything that all of its calls share."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What an option accepts: the types of options, with the checks and the texts that go with each."""
 
 import reprlib

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Whether OpenTelemetry records, and the one guard that keeps a telemetry fault out of the application."""
 
 from logging import DEBUG, WARNING, getLogger

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Credentials in text, headers and URLs: finding and replacing them.
 
 Each pattern scans a text once and looks back and ahead no further than a bound, so the time is linear in the text's

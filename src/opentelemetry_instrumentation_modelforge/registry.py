@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The wrappers around ``ModelForgeRegistry``: the ``get_llm`` span, the model, and the injected callback."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

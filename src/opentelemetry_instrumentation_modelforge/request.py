@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What a call asks of the model: the parameters that the client sends, as GenAI request attributes."""
 
 import math

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What a provider answered: usage, finish reasons, model and id, as frozen values that say their own attributes."""
 
 from typing import Any, Final, NamedTuple

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Cleaning of captured content: credentials removed, the user's ``redact`` applied, length and nesting limited."""
 
 import json

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Spans as text: a tree, with the details and the duration of each span beside its name."""
 
 import math

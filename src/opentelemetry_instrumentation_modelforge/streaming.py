@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The streams of a model: proxies of LangChain's generators that make the call's span current during each step.
 
 A generator around the generator would be a second one for the garbage collector and the event loop to close, each in

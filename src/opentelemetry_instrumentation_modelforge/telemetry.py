@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What one ``instrument()`` set up: where telemetry goes, and with which options."""
 
 from typing import Final

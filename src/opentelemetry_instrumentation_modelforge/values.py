@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Checked conversions of untyped values, as providers and applications hand them over.
 
 Each function returns the value in the wanted form, or a neutral one (None, or an empty container) where it is of

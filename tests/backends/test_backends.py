@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Backends' own programs, which the quickstart's application sends to: what arrives, and what they make of it."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What providers answer, in every spelling, is what the span and the metrics say, however the model is called."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Baggage entries that are asked for are on the spans and metrics of the request they came with, and of no other."""
 
 import asyncio

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Attributes for one block of code, for the models handed out in it, and for the registries created in it."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What one call says: its span's attributes, its metrics, how it ended, and what it does not give away."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """`OpenTelemetryCallback`: given by hand, given twice, copied, pickled, and switched off."""
 
 from __future__ import annotations

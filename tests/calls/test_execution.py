@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The tree: whose child a model span is, what is under it, and that every call ends once, whichever way it ends."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What is exported over OTLP arrives at a receiver as the SDK held it, and within the limits of the backends."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Calls at the same time, and calls inside of others: each has its own span, its own caller and its own answer."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """When ModelForge is patched, how every trace of it is undone, and `opentelemetry-instrument` as a whole."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What each option changes of a call's telemetry, and that it changes nothing else."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What was said stays in the process unless it is asked for: it is in no span, metric, log record or log line."""
 
 import asyncio

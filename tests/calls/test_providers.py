@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The servers of `providers`, as ModelForge's own models see them without instrumentation."""
 
 from __future__ import annotations

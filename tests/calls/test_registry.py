@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What an instrumented `get_llm` says, and that it returns and raises what it always did."""
 
 from __future__ import annotations

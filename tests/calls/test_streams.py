@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The parent of a stream whose first chunk is taken where another span is current, or none."""
 
 from __future__ import annotations

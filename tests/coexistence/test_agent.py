@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The example agent: model spans are where the model was called, and what tools do is not below a model."""
 
 from __future__ import annotations

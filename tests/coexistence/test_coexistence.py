@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Other instrumentations in the same process: one inference span a call, tokens counted once, and the tree right.
 
 Each combination runs in a process of its own, where everything is instrumented and undone in every order.

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Vendors' set-ups: which model spans a call has beside them, and the switch by which it has one.
 
 Each set-up runs in a process of its own, with the switch and without.

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """`examples/jaeger` and `examples/backends`, run as their READMEs say, and the settings of each backend."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """CONTRIBUTING.md: its commands select tests that pass, and it names files and environments that are there."""
 
 from __future__ import annotations

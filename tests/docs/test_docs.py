@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The documentation: its code runs, and its reference names what is emitted and nothing else."""
 
 import json

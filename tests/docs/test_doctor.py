@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The diagnosis command, in processes that are set up well and in those that are not."""
 
 from __future__ import annotations

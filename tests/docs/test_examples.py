@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The examples `streaming` and `custom_callback`, run as `./run` runs them."""
 
 from __future__ import annotations

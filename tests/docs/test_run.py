@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """`./run`, in a copy of the project whose virtual environment is this one."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The troubleshooting page: each symptom is there, and gone once the page's own remedy is applied."""
 
 from __future__ import annotations
@@ -388,7 +391,6 @@ def test_later_faults_are_logged_for_debugging(
         logger.setLevel(level)
     faults = [record for record in caplog.records if record.name.startswith(logger.name)]
     assert [record.levelname for record in faults][-1] == "DEBUG"
-    messages = [record.getMessage().splitlines() for record in faults]
     assert all(
         re.fullmatch("Telemetry fault while .+; the application is not affected", f.getMessage().splitlines()[0])
         for f in faults

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Faults of the collector: calls go on meanwhile, and only what the SDK itself gave up is lost."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """An interrupt at any line of the package: the application sees it, and nothing is left open."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Attempts to get a prompt, an answer or a credential out of the process while content is not captured."""
 
 from __future__ import annotations
@@ -370,9 +373,10 @@ def test_a_key_in_a_base_url_reaches_no_span_and_no_metric(
     else:
         error = ConnectionError(ADDRESSES[place])
         # The address is nobody's.
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(ConnectionError):
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(llm), "_generate", mock.Mock(side_effect=error))
-            llm.invoke("Hi")
+            with pytest.raises(ConnectionError):
+                llm.invoke("Hi")
     everything = exported(instrumented, caplog)
     assert "modelforge.get_llm" in everything
     assert leaks(everything, SECRET[8:]) == []

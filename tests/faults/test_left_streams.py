@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Streams that are left while the provider's generator has a context attached in its own frame, and misused ones."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Faults of what surrounds a call: processors that hang, providers of rubbish or shut down, forks, exits and races."""
 
 from __future__ import annotations

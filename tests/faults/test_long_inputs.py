@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Calls with prompts and answers of 10 MB: what the instrumentation adds does not grow with them."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Many calls of all kinds at once, from threads and from tasks."""
 
 from __future__ import annotations

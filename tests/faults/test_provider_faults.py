@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Faults of a provider and its network, and answers of no sense: the application sees what it sees uninstrumented."""
 
 from __future__ import annotations

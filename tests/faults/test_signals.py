@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Signals that arrive while garbage is collected, and streams that are dropped: in processes of their own."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Faults of OpenTelemetry, its processors, exporters and providers: the application sees none of them."""
 
 from __future__ import annotations

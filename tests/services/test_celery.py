@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Celery: one trace from the producer through the queue to the model call in a child of a prefork worker."""
 
 from __future__ import annotations

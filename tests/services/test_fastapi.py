@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Chat services in FastAPI, each under `opentelemetry-instrument` in a process of its own."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """`examples/fastapi`, run as its README says."""
 
 from __future__ import annotations

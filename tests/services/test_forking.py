@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Services whose workers are forked from a process that may have imported the application and made its models."""
 
 from __future__ import annotations

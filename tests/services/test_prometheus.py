@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Prometheus scrapes a real application: the names in docs/metrics.md, the dashboard's queries and the alerts."""
 
 from __future__ import annotations

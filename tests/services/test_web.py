@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Streams that a web framework reads after the view has returned: Flask, Django and aiohttp.
 
 Each service runs under ``opentelemetry-instrument`` in a process of its own.

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What the tests share: servers of the providers, models, services, and the programs that tests start."""
 
 from pathlib import Path

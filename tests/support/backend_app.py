@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The quickstart's application with Datadog's tracer behind OpenTelemetry's API, and after it a call that fails."""
 
 import contextlib

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Ways to call a model, and a model in this process, for tests that need no provider."""
 
 from __future__ import annotations

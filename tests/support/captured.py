@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Captured content for the tests: shorthands for messages and parts, and the checks that hold for all content."""
 
 from __future__ import annotations

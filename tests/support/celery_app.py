@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A Celery application, as the worker and the producer of test_celery.py import it."""
 
 from __future__ import annotations

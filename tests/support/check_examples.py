@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Run the command of each example's README in a copy of this project, from nothing, and check that it shows the same.
 
 Run by ``tox run -e examples`` as ``python tests/support/check_examples.py [NAME...]``.

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs model calls beside other instrumentations, in a process of its own, and prints what was recorded as JSON.
 
 ``python company.py NAME...`` with names of :data:`OTHERS`. See ``test_coexistence.py``.

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The environment of the tests: what it has, and how it is kept apart from the user's own."""
 
 from __future__ import annotations

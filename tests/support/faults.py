@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What the tests of faults share: an application that is compared with itself, and ways to hold and to count."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A model in this process that ModelForge's own registry hands out: OpenAI's integration with answers at hand."""
 
 from __future__ import annotations

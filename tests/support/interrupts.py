@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Interrupts at a chosen place of the package: a tracer raises, or has a signal handler raise, at the k-th event."""
 
 from __future__ import annotations

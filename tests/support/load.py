@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A load test of the FastAPI example: many clients at once, some of which stream and some of which leave early.
 
 `PYTHONPATH=.:tests python -m support.load --requests 5000 --clients 64` prints the result, and fails if a request does

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """An application that makes the same calls for each line of its standard input, and answers with that line."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """ModelForge's configuration and the models that it hands out."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Answers of OpenAI's two APIs, as a server sends them."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Servers on the loopback interface that speak the protocol of each provider ModelForge supports.
 
 One `ProviderServer` answers for all of them: OpenAI, OpenRouter, Ollama, GitHub Copilot and models.dev over HTTP,

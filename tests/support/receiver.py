@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """An OTLP receiver, over HTTP and gRPC: writes each request into a file of the directory it is given.
 
 It answers when the file is there, so whoever's export has returned finds what was exported. On its standard output it

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Requests of calls, as LangChain's callbacks tell of them."""
 
 from __future__ import annotations

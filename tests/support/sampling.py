@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A representative sample of the cases of a large parametrization."""
 
 from __future__ import annotations

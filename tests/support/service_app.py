@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The FastAPI example, with what only the tests ask of a service."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Web services as processes of their own, and the collector that their telemetry arrives at."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Runs model calls in a vendor's set-up, in a process of its own, and prints the spans as JSON.
 
 ``python vendor_setups.py NAME [switched]`` with a name of :data:`SETUPS`; ``switched`` applies the switch that the

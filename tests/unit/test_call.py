@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The life of a call: it ends exactly once, however it ends."""
 
 from __future__ import annotations

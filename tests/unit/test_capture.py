@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The receivers of content, the attributes it becomes, and what a receiver of OTLP makes of them."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What is exchanged with other GenAI instrumentations in the same process."""
 
 from __future__ import annotations

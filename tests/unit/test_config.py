@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Where an option can be set, which place wins, and what becomes of one that is malformed."""
 
 from __future__ import annotations

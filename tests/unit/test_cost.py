@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What a call costs: where the rates come from, which model they belong to, and how tokens become dollars."""
 
 from __future__ import annotations

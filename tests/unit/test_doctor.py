@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The doctor's parts: what a finding is, how it is shown, which exporters and endpoints are found."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Calls of dropped streams are ended by a thread, soon, and never in a destructor."""
 
 from __future__ import annotations

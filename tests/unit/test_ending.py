@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """How a call ended, and the attributes that its outcome becomes."""
 
 from __future__ import annotations

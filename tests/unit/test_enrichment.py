@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A call that another instrumentation has the span of gets what only ModelForge knows, and no span of its own."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What telemetry tells of an exception, and what it never tells."""
 
 from __future__ import annotations

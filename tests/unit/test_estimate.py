@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The estimate of tokens: a quarter of the characters, in bounded time."""
 
 from __future__ import annotations

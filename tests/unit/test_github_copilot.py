@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Copilot's answers, which are OpenAI's, and what its client tells."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Gemini's answers, as the client's own protobuf messages, and the parameters that its client sends."""
 
 from __future__ import annotations

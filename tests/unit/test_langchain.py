@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """LangChain's finished results, good and bad, as its integrations fill them."""
 
 from __future__ import annotations

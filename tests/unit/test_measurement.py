@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Measurements wait for a collection, for nothing else, and take little memory meanwhile."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The message parts of each kind of content, in each provider's spelling, and of malformed content."""
 
 from __future__ import annotations

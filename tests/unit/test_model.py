@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """One model: its names, its server, and what all of its calls share."""
 
 from __future__ import annotations

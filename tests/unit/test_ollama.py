@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The lines that Ollama streams, and the parameters that its client sends."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """`ChatOpenAI`: where its raw answers pass, what it sends, and what of it is a credential."""
 
 from __future__ import annotations

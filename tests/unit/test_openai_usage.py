@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Usage and prices, in the spellings of OpenAI and of compatible servers."""
 
 from __future__ import annotations

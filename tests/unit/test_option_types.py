@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What each type of option accepts, how its text is read, and how a message shows what was refused."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Whether anybody records, and what becomes of a fault in telemetry."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """One patch, put in place and undone, and the hook that waits for a module to be imported."""
 
 from __future__ import annotations

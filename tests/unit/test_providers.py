@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The table of ModelForge's kinds of clients, and a kind that the package does not know."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What in a text counts as a credential, and what of it is left."""
 
 from __future__ import annotations

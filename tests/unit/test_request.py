@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Invocation parameters, good and bad, as request attributes."""
 
 from __future__ import annotations

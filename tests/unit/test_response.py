@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Usage and responses: what they say of themselves, and how one completes another."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Cleaning of content: the length limit, credentials, the user's ``redact`` and the nesting limit."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Names are spelled as OpenTelemetry's packages spell them, and each is defined once."""
 
 from __future__ import annotations

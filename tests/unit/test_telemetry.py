@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The instruments, as the GenAI metric conventions describe them."""
 
 from __future__ import annotations

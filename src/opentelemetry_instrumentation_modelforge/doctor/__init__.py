@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The doctor: whether the model calls of a process will be traced and, if not, why and what to do.
 
 From a shell, in a process that is started as the application is::

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """An OTLP endpoint: asking whether something listens there and speaks the protocol.
 
 What is sent is a request without spans, with the headers of the exporter, as the OTLP specification has it

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The checks of what happens to a span once it is recorded: sampling, and the exporters with their endpoints."""
 
 import re

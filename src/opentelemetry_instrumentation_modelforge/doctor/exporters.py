@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The exporters of the process, as its providers hold them or as the environment variables name them."""
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """One check of the doctor and its result."""
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The checks of the options, and of what the models in ModelForge's configuration will report."""
 
 from collections.abc import Iterator

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Other instrumentations of model calls, and the switch that leaves one span for each call."""
 
 import sys

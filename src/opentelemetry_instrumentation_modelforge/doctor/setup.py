@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The settings by which ``opentelemetry-instrument`` sets OpenTelemetry up, and what is wrong with them."""
 
 import os

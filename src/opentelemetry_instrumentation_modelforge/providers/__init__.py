@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The kinds of clients that ModelForge hands out, one file each."""
 
 from typing import Final

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """``github_copilot``: ``ChatGitHubCopilot`` of langchain-github-copilot, whose API answers as OpenAI's does."""
 
 from collections.abc import Iterator, Mapping

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """``google_genai``: ``ChatGoogleGenerativeAI`` of langchain-google-genai, and Gemini's ``GenerateContentResponse``.
 
 The API: https://ai.google.dev/api/generate-content.

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """LangChain's finished result: the last resort where the provider's own answer was not seen.
 
 LangChain adds up the usage of chunks, joins strings, and drops the fields that it does not know.

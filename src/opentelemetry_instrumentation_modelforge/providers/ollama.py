@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """``ollama``: ``ChatOllama`` of langchain-community, and the lines of JSON that Ollama's ``/api/chat`` streams.
 
 The API: https://docs.ollama.com/api/chat, its counts: https://docs.ollama.com/api/usage.

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """Answers of OpenAI's two APIs, chat completions and responses, from OpenAI and from compatible servers."""
 
 import re

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """``openai_compatible``: ``ChatOpenAI``, for OpenAI and compatible servers."""
 
 from collections.abc import Iterable, Mapping

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The ``usage`` object of OpenAI's APIs, in the spellings of the providers that speak them."""
 
 from collections.abc import Mapping

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """What the package asks of every kind of client. One file beside this one answers for each of ModelForge's types."""
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """The service of ``flask_app`` in aiohttp: ``python aiohttp_app.py PORT``."""
 
 from __future__ import annotations

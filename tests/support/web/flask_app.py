@@ -1,3 +1,6 @@
+# Copyright The opentelemetry-instrumentation-modelforge Authors
+# SPDX-License-Identifier: Apache-2.0
+
 """A chat service in Flask. Its streams start in the view, or later."""
 
 from __future__ import annotations
