@@ -119,7 +119,7 @@ def check_sdist(wheel: Path, project: Path, python: Path) -> None:
             subprocess.run([python, program, "--help"], check=True, cwd=project, stdout=subprocess.DEVNULL)
     if os.name == "posix":
         usage = subprocess.run(["./run"], cwd=project, check=False, capture_output=True, text=True).stderr
-        assert "quickstart" in usage, usage
+        assert "demo" in usage, usage
 
 
 def new_environment(folder: Path) -> Path:
