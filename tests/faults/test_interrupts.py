@@ -33,7 +33,7 @@ BEFORE_THE_STEP = {
     "AsyncStream.__anext__",
     "AsyncStream._step",
 }
-"""Functions whose first lines nothing can protect. The generator is not resumed then, and is closed when dropped."""
+"""Functions whose first lines nothing can protect. The generator is not resumed then, and ends once it is dropped."""
 
 RECEIVED = {
     "request_hook": lambda *_: None,

@@ -360,6 +360,7 @@ def test_a_key_in_a_base_url_reaches_no_span_and_no_metric(
     registry: Any,
     model_config: dict[str, Any],
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from modelforge import ModelForgeRegistry
 
@@ -373,10 +374,9 @@ def test_a_key_in_a_base_url_reaches_no_span_and_no_metric(
     else:
         error = ConnectionError(ADDRESSES[place])
         # The address is nobody's.
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(llm), "_generate", mock.Mock(side_effect=error))
-            with pytest.raises(ConnectionError):
-                llm.invoke("Hi")
+        monkeypatch.setattr(type(llm), "_generate", mock.Mock(side_effect=error))
+        with pytest.raises(ConnectionError):
+            llm.invoke("Hi")
     everything = exported(instrumented, caplog)
     assert "modelforge.get_llm" in everything
     assert leaks(everything, SECRET[8:]) == []

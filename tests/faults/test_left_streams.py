@@ -59,7 +59,7 @@ def by_break(llm: Any) -> None:
 def by_exception(llm: Any) -> None:
     try:
         for _ in llm.stream("Hi"):
-            raise Left  # noqa: TRY301 - as an application does.
+            raise Left  # noqa: TRY301 - it leaves the loop.
     except Left:
         pass
 
@@ -140,7 +140,7 @@ async def aby_break(llm: Any) -> None:
 async def aby_exception(llm: Any) -> None:
     try:
         async for _ in llm.astream("Hi"):
-            raise Left  # noqa: TRY301 - as an application does.
+            raise Left  # noqa: TRY301 - it leaves the loop.
     except Left:
         pass
     gc.collect()

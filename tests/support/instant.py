@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A model in this process that ModelForge's own registry hands out: OpenAI's integration with answers at hand."""
+"""A model in this process, handed out by ModelForge: OpenAI's integration, whose answers are here already."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 from modelforge.registry import ModelForgeRegistry
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 COMMON = {"id": "chatcmpl-1", "model": "gpt-4o-mini-2024-07-18", "created": 1}
@@ -46,7 +47,7 @@ class InstantOpenAI(ChatOpenAI):
     def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         if self.fails is not None:
             raise self.fails
-        return self._create_chat_result(answer(self.text))
+        return self._create_chat_result(self._received(ChatCompletion, answer(self.text)))
 
     async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
         return self._generate(messages)
@@ -55,7 +56,8 @@ class InstantOpenAI(ChatOpenAI):
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
         for chunk in chunks(self.chunk_count, self.text):
-            converted = self._convert_chunk_to_generation_chunk(chunk, AIMessageChunk, None)
+            received = self._received(ChatCompletionChunk, chunk)
+            converted = self._convert_chunk_to_generation_chunk(received, AIMessageChunk, None)
             if converted is not None:
                 yield converted
         if self.fails is not None:
@@ -66,6 +68,11 @@ class InstantOpenAI(ChatOpenAI):
     ) -> AsyncIterator[ChatGenerationChunk]:
         for chunk in self._stream(messages):
             yield chunk
+
+    def _received(self, kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
+        # What the openai package does with each body and each event.
+        received: Any = self.root_client._process_response_data(data=raw, cast_to=kind, response=None)
+        return received.model_dump()
 
 
 class InstantRegistry(ModelForgeRegistry):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.runners
 import contextlib
 import functools
 import gc
@@ -194,15 +195,14 @@ class Place:
 
 
 def _in_destructor(frame: FrameType | None) -> bool:
-    """Return whether Python, or the event loop, swallows what is raised there."""
+    """Return whether Python, or an event loop that closes what was dropped, swallows what is raised there."""
     with contextlib.suppress(RuntimeError):
         task = asyncio.current_task()
-        coroutine = None if task is None else task.get_coro()
-        # The event loop closes a generator that was dropped: soon, or when it is closed itself.
-        if type(coroutine).__name__ == "async_generator_athrow" or "_wrap_awaitable" in repr(coroutine):
+        if task is not None and type(task.get_coro()).__name__ == "async_generator_athrow":
             return True
     while frame is not None:
-        if frame.f_code.co_name == "__del__":
+        code = frame.f_code
+        if code.co_name == "__del__" or (code.co_name == "close" and code.co_filename == asyncio.runners.__file__):
             return True
         frame = frame.f_back
     return False
