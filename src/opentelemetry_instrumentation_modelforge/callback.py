@@ -320,7 +320,13 @@ def _only_call(run: BaseRunManager) -> Call | None:
 
 
 def _call_of_run(run_id: UUID) -> Call | None:
-    return call_of(run_id) or (_unframed_calls.get(run_id) if _unframed_calls else None)
+    if (call := call_of(run_id)) is not None:
+        return call
+    # In the later steps of a stream, whose frame is not current.
+    call = current_call()
+    if call is not None and call.run_id == run_id:
+        return call
+    return _unframed_calls.get(run_id) if _unframed_calls else None
 
 
 def _dropped_stream(run_id: UUID) -> Call | None:

@@ -12,15 +12,15 @@ Each frame is entered twice (``with frame, frame:``). An interrupt may come betw
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import Token
+from contextvars import ContextVar, Token
 from functools import wraps
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
-from opentelemetry.context import Context, attach, create_key, get_current
+from opentelemetry.context import Context, attach, get_current
 
-from .call import CALL_KEY, Call, context_without_call, current_call
+from .call import Call, context_without_call, current_call
 from .otel_utils import Guard
 from .patching import Wrap
 from .providers import Tap
@@ -32,11 +32,9 @@ T = TypeVar("T")
 _ANSWER_GUARD: Final = Guard("ending an answered call")
 _TAP_GUARD: Final = Guard("reading an answer")
 
-_FRAME_KEY: Final = create_key("opentelemetry_instrumentation_modelforge.frame")
-
 
 class Frame:
-    """A running method of a LangChain model, which start callbacks find in the current context.
+    """A running method of a LangChain model, which start callbacks find as the current frame.
 
     :param model: the LangChain model that runs.
     """
@@ -55,13 +53,6 @@ class Frame:
         fields: Mapping[str, object] = getattr(self._model, "__dict__", NOTHING)
         return getattr(fields.get("_wrapped_llm"), "__dict__", fields)
 
-    def context_over(self, current: Context) -> Context:
-        """Return ``current`` with this frame as the innermost one.
-
-        A call around it is another call, also if it has the same run id: an application may give one id to both.
-        """
-        return Context({**current, _FRAME_KEY: self, CALL_KEY: None})
-
     def call_of(self, run_id: UUID) -> Call | None:
         """Return the call that the frame has started for this run."""
         raise NotImplementedError
@@ -79,14 +70,19 @@ class Frame:
         """Make the span of a call that has started current, if the frame is to ask the provider itself."""
 
 
+# Not a key of OpenTelemetry's context: another instrumentation may attach a context that it has kept from before.
+_frame: Final[ContextVar[Frame | None]] = ContextVar("opentelemetry_instrumentation_modelforge.frame", default=None)
+
+
 def current_frame() -> Frame | None:
     """Return the innermost frame that runs a model in this context."""
-    return _frame_in(get_current())
-
-
-def _frame_in(context: Context) -> Frame | None:
-    frame: Frame | None = context.get(_FRAME_KEY)  # pyright: ignore[reportAssignmentType]
+    frame = _frame.get()
     return None if frame is None or frame.over else frame
+
+
+def make_current(frame: Frame) -> Token[Frame | None]:
+    """Make ``frame`` the innermost one; :func:`restore` undoes it."""
+    return _frame.set(frame)
 
 
 def call_of(run_id: UUID) -> Call | None:
@@ -95,8 +91,8 @@ def call_of(run_id: UUID) -> Call | None:
     return None if frame is None else frame.call_of(run_id)
 
 
-def restore(token: Token[Context]) -> None:
-    """Restore the context that was current before ``token``.
+def restore(token: Token[Any]) -> None:
+    """Restore what was current before ``token``.
 
     A task that is destroyed while it waits is closed by its collector, in another context. There ``detach`` would log a
     failure, although nothing is wrong. A token that has been used has done its work.
@@ -117,11 +113,11 @@ class _GenerateFrame(Frame):
     def __init__(self, model: object) -> None:
         super().__init__(model)
         self._calls: list[Call] = []
-        self._token: Token[Context] | None = None
+        self._token: Token[Frame | None] | None = None
 
     def __enter__(self) -> None:
         if self._token is None:
-            self._token = attach(self.context_over(get_current()))
+            self._token = make_current(self)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._token is not None:
@@ -152,9 +148,8 @@ class _RequestFrame:
 
     def __init__(self, run_manager: Any) -> None:
         current = get_current()
-        frame = _frame_in(current)
         # None for a model without our callback.
-        self._call = None if frame is None or run_manager is None else frame.call_of(run_manager.run_id)
+        self._call = None if run_manager is None else call_of(run_manager.run_id)
         self._context = context_without_call(current) if self._call is None else self._call.context_over(current)
         self._token: Token[Context] | None = None
 

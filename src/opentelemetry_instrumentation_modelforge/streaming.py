@@ -8,11 +8,11 @@ its own way and time.
 
 A stream's first step, in order:
 
-1. ``Stream.__next__`` (or ``AsyncStream.__anext__``) attaches a context with its ``_StreamFrame``.
+1. ``Stream.__next__`` (or ``AsyncStream.__anext__``) makes its ``_StreamFrame`` the current frame.
 2. LangChain's generator runs until it tells the callbacks that the run starts, inline in this very step.
 3. ``OpenTelemetryCallback`` starts a call and hands it to the current frame.
 4. ``_StreamFrame.enter`` attaches the call's context. From here on the provider works under the call's span.
-5. The first chunk comes, and the step ends: it restores the context that was current before.
+5. The first chunk comes, and the step ends: it restores the context and the frame that were current before.
 6. Each later step attaches the call's context by itself. Between two steps the consumer's own context is current.
 """
 
@@ -26,8 +26,8 @@ from uuid import UUID
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import get_current_span
 
-from .call import Call, current_call
-from .execution import Frame, restore
+from .call import Call, context_without_call, current_call
+from .execution import Frame, make_current, restore
 from .interrupts import is_from_signal_handler
 
 P = ParamSpec("P")
@@ -81,7 +81,7 @@ class _StreamFrame(Frame):
         if created_in is None or get_current_span(current).get_span_context().is_valid:
             created_in = current
         # A web framework may iterate after the request's handler, when no span is current.
-        return self.context_over(created_in)
+        return context_without_call(created_in)
 
     def leave(self, error: BaseException, generator: Any) -> None:
         """End the call if ``error`` has ended the stream and LangChain has not ended the call.
@@ -110,22 +110,29 @@ class _StreamFrame(Frame):
 class _Step:
     """One step of a stream, by the long way."""
 
-    __slots__ = ("_first", "_frame", "_generator", "_token")
+    __slots__ = ("_first", "_frame", "_frame_token", "_generator", "_token")
 
     def __init__(self, frame: _StreamFrame, generator: Any) -> None:
         self._frame = frame
         self._generator = generator
         self._first = frame.call is None
+        self._frame_token: Token[Frame | None] | None = None
         self._token: Token[Context] | None = None
 
     def __enter__(self) -> None:
-        if self._token is None:
+        # One thing at a time, since an exit follows only an enter that has ended. Once the call is known, no start
+        # callback needs to find the frame.
+        if self._first and self._frame_token is None:
+            self._frame_token = make_current(self._frame)
+        elif self._token is None:
             self._token = attach(self._frame.context or self._frame.step_context())
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         frame = self._frame
         if self._token is not None:
             self._token = restore(self._token)
+        if self._frame_token is not None:
+            self._frame_token = restore(self._frame_token)
         if error is not None:
             frame.leave(error, self._generator)
         elif self._first:
