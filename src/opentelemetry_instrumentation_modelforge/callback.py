@@ -168,7 +168,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """End the call with ``error``, and with what a stream had brought before it."""
-        call = _call_of_run(run_id) or _dropped_stream(run_id)
+        call = _call_of_run(run_id)
         if call is not None:
             with _END_GUARD:
                 # A stream has two: what came, and the error. Any other call has the error alone.
@@ -326,11 +326,15 @@ def _call_of_run(run_id: UUID) -> Call | None:
     call = current_call()
     if call is not None and call.run_id == run_id:
         return call
-    return _unframed_calls.get(run_id) if _unframed_calls else None
+    return (_unframed_calls.get(run_id) if _unframed_calls else None) or _open_call(run_id)
 
 
-def _dropped_stream(run_id: UUID) -> Call | None:
-    """Return the call of a stream whose generator is closed outside its steps, because the stream was dropped."""
+def _open_call(run_id: UUID) -> Call | None:
+    """Return the only open call of a run.
+
+    The generator of a dropped stream is closed outside its steps, and another instrumentation may replace the context
+    within them.
+    """
     calls = [call for call in list(open_calls.values()) if call.run_id == run_id]
     return calls[0] if len(calls) == 1 else None
 

@@ -92,7 +92,11 @@ class _StreamFrame(Frame):
         over = getattr(generator, "gi_frame", None) is None and getattr(generator, "ag_frame", None) is None
         if over or not isinstance(error, Exception) or is_from_signal_handler(error.__traceback__):
             if self.call is not None:
-                self.call.fail(error)
+                if isinstance(error, StopIteration | StopAsyncIteration):
+                    # LangChain told of the end, in a context without the call.
+                    self.call.end((), None)
+                else:
+                    self.call.fail(error)
             self.release()
 
     def close(self) -> None:
