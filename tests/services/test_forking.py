@@ -8,10 +8,14 @@ from __future__ import annotations
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
+from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
 from support import SUPPORT
+from support.calls import TIMEOUT
 from support.providers import ProviderServer, Reply
 
 for package in ("fastapi", "gunicorn", "uvicorn_worker"):
@@ -33,6 +37,15 @@ ROUTES = {
 """How many spans a request has."""
 
 
+def await_workers(service: Any) -> None:
+    """Wait until a second worker answers: the first would answer all until then."""
+    pids: set[bytes] = set()
+    deadline = monotonic() + TIMEOUT
+    while len(pids) < 2 and monotonic() < deadline:
+        with urlopen(f"{service.url}/pid", timeout=TIMEOUT) as answer:
+            pids.add(answer.read())
+
+
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["each imports", "preload"])
 def test_spans_of_all_workers_arrive(tmp_path: Path, options: tuple[str, ...]) -> None:
     with ProviderServer() as provider, collecting() as collector:
@@ -52,6 +65,7 @@ def test_spans_of_all_workers_arrive(tmp_path: Path, options: tuple[str, ...]) -
             OTEL_EXPERIMENTAL_RESOURCE_DETECTORS="otel,process",
         )
         service.wait()
+        await_workers(service)
         callers = {Caller(): path for path in [*ROUTES] * (REQUESTS // len(ROUTES))}
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda item: ask(service, item[1], item[0]), callers.items()))
