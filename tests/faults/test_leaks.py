@@ -264,7 +264,7 @@ def test_an_exception_is_told_without_its_text_and_reaches_the_application_as_it
 ) -> None:
     error = ERRORS[name]()
     arguments = error.args
-    llm = InstantRegistry(fails=error, text=ANSWER).get_llm("openai", "fast", enhanced=False)
+    llm = get_llm(InstantRegistry(fails=error, text=ANSWER), "openai", "fast")
     with pytest.raises(type(error)) as raised:
         WAYS[way](llm)
     assert raised.value is error
@@ -307,7 +307,7 @@ def test_the_log_tells_of_a_users_function_that_raises_without_what_it_quotes(
     if "redact" in options:
         monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_AND_EVENT")
     telemetry = instrument(**options)
-    WAYS[way](InstantRegistry(text=ANSWER).get_llm("openai", "fast", enhanced=False))
+    WAYS[way](get_llm(InstantRegistry(text=ANSWER), "openai", "fast"))
     everything = exported(telemetry, caplog)
     assert "Telemetry fault" in everything or "redact" in options
     assert leaks(everything, PROMPT, ANSWER, OPENAI_KEY) == []
@@ -319,7 +319,7 @@ def test_the_log_tells_of_a_users_function_that_raises_without_what_it_quotes(
 def test_names_metadata_and_tags_that_quote_are_not_told(
     instrumented: Telemetry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    llm = InstantRegistry(text=ANSWER).get_llm("openai", "fast", enhanced=False)
+    llm = get_llm(InstantRegistry(text=ANSWER), "openai", "fast")
     config: Any = {"run_name": PROMPT, "tags": [PROMPT], "metadata": {PROMPT: PROMPT, "user": ANSWER}}
     llm.invoke(PROMPT, config)
     list(llm.stream(PROMPT, config))

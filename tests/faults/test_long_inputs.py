@@ -21,6 +21,7 @@ from opentelemetry_instrumentation_modelforge.call import Call
 from opentelemetry_instrumentation_modelforge.callback import OpenTelemetryCallback
 from support.calls import MODEL_SPAN
 from support.instant import InstantRegistry
+from support.models import get_llm
 from support.telemetry import Telemetry
 
 SHORT, LONG = 1_000, 10_000_000
@@ -57,7 +58,7 @@ class Model(BaseChatModel):
 
 
 def model(**fields: Any) -> Any:
-    return InstantRegistry(Model, **fields).get_llm("openai", "fast", enhanced=False)
+    return get_llm(InstantRegistry(Model, **fields), "openai", "fast")
 
 
 def text(length: int) -> str:

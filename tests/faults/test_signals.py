@@ -13,6 +13,12 @@ from typing import Any
 
 import pytest
 
+from support.environment import at_least
+
+pytestmark = pytest.mark.skipif(
+    not at_least("model-forge-llm", "2.1"), reason="ModelForge 2.0 builds its models within get_llm"
+)
+
 Python = Callable[..., "CompletedProcess[str]"]
 
 PRELUDE = """

@@ -40,6 +40,7 @@ from support.captured import (
     generation,
     output_message,
 )
+from support.environment import at_least
 
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 EMIT = "OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT"
@@ -239,6 +240,9 @@ def received_value(value: AnyValue) -> Any:
 class TestExport:
     """Without the cut, the first two lose the attribute or the whole batch."""
 
+    @pytest.mark.skipif(
+        not at_least("opentelemetry-exporter-otlp-proto-common", "1.44"), reason="encodes a null in another way"
+    )
     @pytest.mark.parametrize("structure", STRUCTURES.values(), ids=STRUCTURES)
     def test_receiver_has_the_event_s_attributes(
         self, structure: Callable[[], Any], caplog: pytest.LogCaptureFixture

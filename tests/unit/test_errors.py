@@ -347,7 +347,7 @@ FACTS: list[tuple[BaseException, str]] = [
         "google.api_core.exceptions.ResourceExhausted: 429 RESOURCE_EXHAUSTED",
     ),
     (
-        google_exceptions.InvalidArgument("x", error_info={"reason": "API_KEY_INVALID"}),
+        google_exceptions.InvalidArgument("x", error_info=SimpleNamespace(reason="API_KEY_INVALID", domain="x")),
         "google.api_core.exceptions.InvalidArgument: 400 INVALID_ARGUMENT API_KEY_INVALID",
     ),
     (RpcError("x"), f"{__name__}.RpcError: INVALID_ARGUMENT"),

@@ -36,8 +36,8 @@ PROMPTS: dict[str, tuple[Any, int | None]] = {
 @pytest.mark.parametrize("kind", PROMPTS)
 def test_a_token_is_estimated_for_every_four_characters(kind: str) -> None:
     source, tokens = PROMPTS[kind]
-    assert estimated_usage([source], []) == Usage(tokens, None)
-    assert estimated_usage([], [source]) == Usage(None, tokens)
+    assert estimated_usage([source], []) == Usage(tokens, 0)
+    assert estimated_usage([], [source]) == Usage(None, tokens or 0)
 
 
 def test_all_messages_and_all_choices_count() -> None:
@@ -47,7 +47,7 @@ def test_all_messages_and_all_choices_count() -> None:
 
 
 def test_nothing_is_estimated_of_nothing() -> None:
-    assert estimated_usage([], []) == Usage()
+    assert estimated_usage([], []) == Usage(None, 0)
 
 
 @pytest.mark.parametrize("bad", [None, 3, b"bytes", {"content": 1}, [None, {"text": 5}, {}]])
@@ -66,9 +66,9 @@ def test_malformed_content_is_not_counted(bad: object) -> None:
     ids=["messages", "blocks", "prompts"],
 )
 def test_a_long_history_is_estimated_by_its_first_texts(long: Callable[[int], list[Any]]) -> None:
-    assert estimated_usage(long(999), []) == Usage(999)
-    assert estimated_usage(long(1000), []) == Usage(1000)
-    assert estimated_usage(long(5000), []) == Usage(1000)
+    assert estimated_usage(long(999), []) == Usage(999, 0)
+    assert estimated_usage(long(1000), []) == Usage(1000, 0)
+    assert estimated_usage(long(5000), []) == Usage(1000, 0)
     assert estimate._MOST_TEXTS == 1000
 
 
