@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Token
-from sys import modules
+from sys import exception, modules
 from types import TracebackType
 from typing import Any, Final, TypeGuard, cast
 
@@ -41,7 +41,7 @@ class _GetLLM:
     It is entered twice and each exit does what is left to do, as in ``execution.py``.
     """
 
-    __slots__ = ("_block", "_ended", "_span", "_telemetry", "_token", "identity", "registry")
+    __slots__ = ("_block", "_ended", "_handled", "_span", "_telemetry", "_token", "identity", "registry")
 
     def __init__(self, telemetry: Telemetry, registry: object) -> None:
         self._telemetry = telemetry
@@ -49,6 +49,8 @@ class _GetLLM:
         self._span: Span = INVALID_SPAN
         self._token: Token[Context] | None = None
         self._ended = False
+        self._handled = exception()
+        """The exception that the application is handling, which is not ours to tell."""
         self.registry = registry
         self.identity: ModelIdentity | None = None
 
@@ -102,10 +104,11 @@ class _GetLLM:
                     self._span.set_attributes({**self.identity.attributes(), **self._block.spans})
                 if error is not None:
                     secrets = self.identity.secrets if self.identity is not None else ()
-                    record_error(self._span, error, self._telemetry, secrets)
+                    record_error(self._span, error, self._telemetry, secrets, self._handled)
             with _END_GUARD:
                 self._span.end()
             self._ended = True
+            self._handled = None
 
 
 _GET_LLM_KEY: Final = create_key("opentelemetry_instrumentation_modelforge.get_llm")

@@ -511,6 +511,23 @@ def test_the_configured_key_stays_out_of_a_failure_whatever_it_looks_like(
     assert "horse" not in span.to_json()
 
 
+def test_the_error_that_the_application_was_handling_before_is_not_told(
+    instrument: Instrument, redirected: None, model_config: dict[str, Any]
+) -> None:
+    telemetry = instrument(error_messages="full")
+    write_config(model_config)
+    client = mock.Mock(side_effect=RuntimeError("no client"))
+    with mock.patch.object(registry_module, "ChatOpenAI", client):
+        try:
+            _ = {}["a customer's name"]
+        except KeyError:
+            with pytest.raises(RuntimeError):
+                get_llm(ModelForgeRegistry())
+    span = span_of(telemetry)
+    assert span.status.description == "RuntimeError: no client"
+    assert "customer" not in span.to_json()
+
+
 # --- Who calls it ---
 
 
