@@ -127,6 +127,15 @@ def model_config(provider_server: ProviderServer) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(autouse=True)
+def configuration_removed() -> Iterator[None]:
+    """Leave no configuration of ModelForge to the next test, whichever it is."""
+    yield
+    from modelforge.config import GLOBAL_CONFIG_FILE
+
+    GLOBAL_CONFIG_FILE.unlink(missing_ok=True)
+
+
 @pytest.fixture
 def redirected(provider_server: ProviderServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Send to `provider_server` what ModelForge's configuration cannot."""

@@ -318,20 +318,25 @@ def test_datadogs_tracer_makes_the_spans(agent: Program) -> None:
 # --- Arize Phoenix ---
 
 
+def phoenix_has(phoenix: Program, project: str, what: str, count: int) -> list[dict[str, Any]]:
+    """Wait for a project to have that many spans or sessions, and return them."""
+
+    def find() -> list[dict[str, Any]] | None:
+        # Phoenix makes a project with its first span, some time after it has taken it.
+        with contextlib.suppress(urllib.error.HTTPError):
+            found = fetch(f"{phoenix.url}/v1/projects/{project}/{what}")["data"]
+            if len(found) == count:
+                return found
+        return None
+
+    return until(find)
+
+
 @pytest.fixture(scope="module")
 def stored(phoenix: Program) -> list[dict[str, Any]]:
     """The spans that Phoenix has, once it has all."""
     run_example("phoenix", PHOENIX_URL=phoenix.url)
-
-    def find() -> list[dict[str, Any]] | None:
-        # There is no project before its first span.
-        with contextlib.suppress(urllib.error.HTTPError):
-            spans = fetch(f"{phoenix.url}/v1/projects/default/spans")["data"]
-            if len(spans) == len(TREE):
-                return spans
-        return None
-
-    return sorted(until(find), key=lambda span: span["start_time"])
+    return sorted(phoenix_has(phoenix, "default", "spans", len(TREE)), key=lambda span: span["start_time"])
 
 
 def test_phoenix_has_the_trace(stored: list[dict[str, Any]]) -> None:
@@ -402,17 +407,14 @@ def test_phoenix_reads_users_sessions_and_written_cache_by_the_recipes(
     llm = get_llm(registry, "openrouter", "qwen")
     llm.invoke("Hello", {"metadata": {"user.id": "u-7", "session.id": "s-42"}})
 
-    def find() -> dict[str, Any] | None:
-        spans = fetch(f"{phoenix.url}/v1/projects/recipes/spans")["data"]
-        return next((span for span in spans if span["name"] == MODEL), None)
-
+    spans = {span["name"]: span for span in phoenix_has(phoenix, "recipes", "spans", 3)}
     with_recipes = {
         "user.id": "u-7",
         "session.id": "s-42",
         "llm.token_count.prompt_details.cache_write": 3,
     }
-    assert of_all(until(find)["attributes"], with_recipes) == with_recipes
-    (session,) = fetch(f"{phoenix.url}/v1/projects/recipes/sessions")["data"]
+    assert of_all(spans[MODEL]["attributes"], with_recipes) == with_recipes
+    (session,) = phoenix_has(phoenix, "recipes", "sessions", 1)
     assert session["session_id"] == "s-42"
 
 

@@ -18,7 +18,6 @@ from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback
 from opentelemetry_instrumentation_modelforge.config import check_keywords, resolve
 from support import DOCS, ROOT
 from support.documentation import python_examples, run_example
-from support.environment import at_least
 from support.models import get_llm, without_retries, write_config
 from support.openai_answers import completion
 from support.providers import ProviderServer, Reply
@@ -142,9 +141,7 @@ def test_the_reference_names_all_that_is_emitted_and_nothing_else(
     provider_server.reply = Reply(status=401)
     with pytest.raises(Exception, match="Incorrect API key"):
         without_retries(llm).invoke("Hi")
-    # It does not hand the id on.
-    old = set[str]() if at_least("langchain-openai", "0.3.10") else {"gen_ai.response.id"}
-    assert _emitted(telemetry) == _documented() - old
+    assert _emitted(telemetry) == _documented()
 
 
 def test_the_public_names_are_in_the_module() -> None:

@@ -27,7 +27,7 @@ from support.providers import ProviderServer, unused_port
 
 COMMAND = ("-m", "opentelemetry_instrumentation_modelforge")
 LAUNCHER = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
-SOURCES = Path(opentelemetry_instrumentation_modelforge.__file__).parents[1]
+PACKAGE = Path(opentelemetry_instrumentation_modelforge.__file__).parent
 SITE = Path(sysconfig.get_path("purelib"))
 ON_CONSOLE = {"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
 TO_RECEIVER = {**ON_CONSOLE, "OTEL_TRACES_EXPORTER": "otlp"}
@@ -384,11 +384,12 @@ def environment_without(tmp_path: Path) -> Callable[..., tuple[str, str]]:
         packages.mkdir()
         left_out = {path.name for pattern in patterns for path in SITE.glob(pattern)}
         assert left_out
-        for entry in SITE.iterdir():
+        # The package itself is in the site directory, or elsewhere if it is installed for editing.
+        for entry in {PACKAGE, *SITE.iterdir()}:
             if entry.name not in left_out and entry.suffix != ".pth":
                 (packages / entry.name).symlink_to(entry)
         scripts = "Scripts" if os.name == "nt" else "bin"
-        return str(environment / scripts / "python"), os.pathsep.join(map(str, (SOURCES, packages)))
+        return str(environment / scripts / "python"), str(packages)
 
     return make
 

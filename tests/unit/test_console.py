@@ -543,7 +543,8 @@ with tracer.start_as_current_span("request"):
             os._exit(0)
     os.waitpid(child, 0)
 """
-    result = python("-c", script)
+    # From 3.12 on, a fork warns while a thread of the SDK's resource detectors still ends.
+    result = python("-W", "ignore::DeprecationWarning", "-c", script)
     names = [line.split("  ")[0] for line in result.stderr.splitlines()]
     assert names == ["", "of the child", "", "request", "└─ call"]
 
