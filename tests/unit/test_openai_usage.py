@@ -124,13 +124,30 @@ def test_every_spelling_of_usage(usage: dict[str, Any], expected: Usage) -> None
         pytest.param({"completion_tokens_details": {"reasoning_tokens": 9}}, Usage(30, 8), id="more reasoning"),
         pytest.param({"reasoning_tokens": 9, "total_tokens": 50}, Usage(30, 8), id="unexplained total"),
         pytest.param(
+            {"completion_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 50},
+            Usage(30, 8, reasoning_output_tokens=0),
+            id="unexplained total without reasoning",
+        ),
+        pytest.param(
+            {
+                "prompt_tokens_details": {"cached_tokens": 28},
+                "cache_read_input_tokens": 28,
+                "cache_creation_input_tokens": 28,
+            },
+            Usage(30, 8),
+            id="LiteLLM, the same tokens read and written",
+        ),
+        pytest.param(
             {"cache_read_input_tokens": 9, "total_tokens": 50}, Usage(30, 8, 9), id="unexplained beside a cache"
         ),
         pytest.param({"prompt_tokens_details": {"audio_tokens": 31}}, Usage(30, 8), id="more audio than sent"),
         pytest.param({"completion_tokens_details": {"audio_tokens": 9}}, Usage(30, 8), id="more audio than answered"),
         pytest.param({"prompt_tokens": 30.0, "completion_tokens": 8.0}, Usage(30, 8), id="floats"),
         pytest.param({"prompt_tokens": 30.5}, Usage(None, 8), id="half a token"),
-        pytest.param({"prompt_tokens": "30"}, Usage(None, 8), id="text"),
+        pytest.param({"prompt_tokens": "30", "completion_tokens": "8"}, Usage(30, 8), id="text"),
+        pytest.param({"prompt_tokens": "about 30"}, Usage(None, 8), id="no number in the text"),
+        pytest.param({"prompt_tokens": "-1"}, Usage(None, 8), id="negative in the text"),
+        pytest.param({"prompt_tokens": "9" * 5000}, Usage(None, 8), id="more than an integer in the text"),
         pytest.param({"prompt_tokens": True}, Usage(None, 8), id="boolean"),
         pytest.param({"prompt_tokens": -1}, Usage(None, 8), id="negative"),
         pytest.param({"prompt_tokens": 2**53}, Usage(None, 8), id="no integer of JSON"),
@@ -146,6 +163,11 @@ def test_a_count_that_cannot_be_is_left_out(usage: dict[str, Any], expected: Usa
     assert read_usage({**TOKENS, **usage}) == expected
 
 
+def test_anthropics_own_object_never_includes_its_cache() -> None:
+    usage = {"input_tokens": 30, "output_tokens": 8, "cache_read_input_tokens": 20, "cache_creation_input_tokens": 4}
+    assert read_usage(usage) == Usage(54, 8, 20, 4)
+
+
 def test_reasoning_without_a_total_is_beside_where_it_cannot_be_inside() -> None:
     usage = {"prompt_tokens": 30, "completion_tokens": 8, "completion_tokens_details": {"reasoning_tokens": 9}}
     assert read_usage(usage) == Usage(30, 17, reasoning_output_tokens=9)
@@ -157,6 +179,8 @@ def test_reasoning_without_a_total_is_beside_where_it_cannot_be_inside() -> None
         pytest.param({"cost": 0.25}, 0.25, id="OpenRouter"),
         pytest.param({"cost": 0}, 0.0, id="free"),
         pytest.param({"cost": {"request_cost": 0.125, "total_cost": 0.25}}, 0.25, id="Perplexity"),
+        pytest.param({"cost": {"input": 0.125, "total": 0.25}}, 0.25, id="an object with a total"),
+        pytest.param({"cost_usd_total": 0.25, "cost_usd_input": 0.125}, 0.25, id="LLM Gateway"),
         pytest.param({"estimated_cost": 0.25}, 0.25, id="DeepInfra"),
         pytest.param({"cost_in_usd_ticks": 2_500_000_000}, 0.25, id="xAI"),
         pytest.param(
@@ -167,13 +191,16 @@ def test_reasoning_without_a_total_is_beside_where_it_cannot_be_inside() -> None
         pytest.param(
             {"cost": 0.25, "is_byok": False, "cost_details": {"upstream_inference_cost": 0.25}}, 0.25, id="their key"
         ),
+        pytest.param({"cost": 0.25, "cost_details": {"upstream_inference_cost": 0.25}}, 0.25, id="their key, not said"),
         pytest.param({"cost": 0.25, "cost_details": {"upstream_inference_cost": None}}, 0.25, id="no upstream price"),
         pytest.param({"cost": 0.25, "is_byok": True}, None, id="own key, only the fee"),
         pytest.param({"cost": -1}, None, id="negative"),
         pytest.param({"cost": math.nan}, None, id="NaN"),
         pytest.param({"cost": math.inf}, None, id="infinite"),
         pytest.param({"cost": True}, None, id="boolean"),
-        pytest.param({"cost": "0.25"}, None, id="text"),
+        pytest.param({"cost": "0.25"}, 0.25, id="text"),
+        pytest.param({"cost": "free"}, None, id="no number in the text"),
+        pytest.param({"cost": "nan"}, None, id="NaN in the text"),
         pytest.param({"cost": {"total_cost": "?"}}, None, id="object without a price"),
         pytest.param({"cost": None, "estimated_cost": 0.25}, 0.25, id="null beside a price"),
         pytest.param({}, None, id="no price"),

@@ -18,7 +18,7 @@ _Place: TypeAlias = "int | Mapping[str, _Place]"
 _INPUT_DETAILS: Final[Mapping[str, _Place]] = {
     "cached_tokens": _CACHE_READ,  # OpenAI
     "audio_tokens": _AUDIO_INPUT,
-    "cache_write_tokens": _CACHE_WRITE,  # OpenRouter: openrouter.ai/docs/use-cases/usage-accounting
+    "cache_write_tokens": _CACHE_WRITE,  # OpenAI; OpenRouter: openrouter.ai/docs/use-cases/usage-accounting
     "cache_creation_tokens": _CACHE_WRITE,  # LiteLLM: docs.litellm.ai/docs/completion/prompt_caching
     "cache_creation_input_tokens": _CACHE_WRITE,  # Qwen: alibabacloud.com/help/en/model-studio/context-cache
     "cache_read": _CACHE_READ,  # langchain_core.messages.ai.InputTokenDetails
@@ -54,6 +54,7 @@ _USAGE_FIELDS: Final[Mapping[str, _Place]] = {
 
 _PRICES: Final = {
     "cost": 1,  # OpenRouter: openrouter.ai/docs/use-cases/usage-accounting; LiteLLM
+    "cost_usd_total": 1,  # LLM Gateway: docs.llmgateway.io/features/cost-breakdown
     "estimated_cost": 1,  # DeepInfra: deepinfra.com/docs/openai_api
     "cost_in_usd_ticks": 10**10,  # xAI: docs.x.ai/developers/cost-tracking
 }
@@ -112,10 +113,16 @@ def _collect(counts: list[int | None], places: Mapping[str, _Place], source: Map
             if value is not None:
                 _collect(counts, place, fields(value))
             continue
-        # Some servers write a count as a float.
-        number = value if type(value) is int else int(value) if type(value) is float and value.is_integer() else -1
+        number = value if type(value) is int else _whole(value)
         if (counts[place] or 0) <= number <= _LARGEST:
             counts[place] = number
+
+
+def _whole(value: object) -> int:
+    """Return a count that a server wrote as a float or as text, or -1 where it is none."""
+    if isinstance(value, str):
+        return int(value) if len(value) < 17 and value.isascii() and value.isdecimal() else -1
+    return int(value) if isinstance(value, float) and value.is_integer() else -1
 
 
 def _include_separate_parts(counts: list[int | None], usage: Mapping[str, object]) -> None:
@@ -124,7 +131,12 @@ def _include_separate_parts(counts: list[int | None], usage: Mapping[str, object
     if inputs is None or outputs is None:
         return
     reasoning, cached = counts[_REASONING] or 0, (counts[_CACHE_READ] or 0) + (counts[_CACHE_WRITE] or 0)
-    cached_by_anthropic = cached and ("cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage)
+    cached_by_anthropic = (
+        cached
+        and ("cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage)
+        # LiteLLM repeats them where it has included them in the prompt's.
+        and not fields(usage.get("prompt_tokens_details")).get("cached_tokens")
+    )
     separate = 0 if total is None else total - inputs - outputs
     if separate > 0:
         if separate == reasoning:
@@ -137,10 +149,10 @@ def _include_separate_parts(counts: list[int | None], usage: Mapping[str, object
         elif usage.get("prompt_audio_seconds"):
             # Mistral: docs.mistral.ai/capabilities/audio
             inputs += separate
-        elif inputs and not reasoning and not cached_by_anthropic:
+        elif inputs and counts[_REASONING] is None and not cached_by_anthropic:
             # Gemini's OpenAI endpoint counts thinking only there: ai.google.dev/api/generate-content#UsageMetadata
             outputs += separate
-    elif cached_by_anthropic and cached > inputs:
+    elif cached_by_anthropic and (cached > inputs or (total is None and "prompt_tokens" not in usage)):
         # Anthropic's input_tokens exclude cached ones: docs.anthropic.com/en/docs/build-with-claude/prompt-caching
         inputs += cached
     elif total is None and reasoning > outputs:
@@ -150,7 +162,7 @@ def _include_separate_parts(counts: list[int | None], usage: Mapping[str, object
 
 def names_price(usage: Mapping[str, object]) -> bool:
     """Return whether ``usage`` has a field that :func:`read_price` reads. Runs for every chunk with usage."""
-    return "cost" in usage or "estimated_cost" in usage or "cost_in_usd_ticks" in usage
+    return not _PRICES.keys().isdisjoint(usage)
 
 
 def read_price(usage: Mapping[str, object]) -> float | None:
@@ -160,18 +172,30 @@ def read_price(usage: Mapping[str, object]) -> float | None:
             continue
         named = usage[name]
         # Perplexity's is an object: docs.perplexity.ai/api-reference/chat-completions-post
-        charged = price(fields(named).get("total_cost", named))
+        parts = fields(named)
+        charged = _amount(parts.get("total_cost", parts.get("total", named)))
         if charged is not None:
             return _with_own_key(charged, usage) if name == "cost" else charged / unit
     return None
+
+
+def _amount(value: object) -> float | None:
+    """Return a price, also where it is written as text."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    return price(value)
 
 
 def _with_own_key(charged: float, usage: Mapping[str, object]) -> float | None:
     """Add the upstream provider's charge. For a caller's own key, OpenRouter's ``cost`` is only its fee."""
     if (own_key := usage.get("is_byok")) is False:
         return charged
-    upstream = price(fields(usage.get("cost_details")).get("upstream_inference_cost"))
+    upstream = _amount(fields(usage.get("cost_details")).get("upstream_inference_cost"))
     if upstream is None:
         # The fee alone is not the price of the call.
         return None if own_key else charged
-    return price(charged + upstream)
+    # The fee is a small share of the upstream charge, so a price that is not smaller is no fee.
+    return charged if own_key is None and charged >= upstream else price(charged + upstream)
