@@ -100,6 +100,28 @@ def test_groq_puts_a_streams_usage_into_a_field_of_its_own() -> None:
     assert streamed.usage == Usage(30, 8)
 
 
+def test_groq_says_why_it_stopped_a_stream_in_a_field_of_its_own() -> None:
+    streamed = read(chunk(), chunk(x_groq={"id": "req_1", "error": "over capacity, a secret"}))
+    assert (streamed.error, streamed.finish_reasons) == ("error_response", ())
+
+
+def test_a_price_may_stand_beside_the_usage() -> None:
+    assert read(chunk("stop"), chunk(choices=[], usage=TOKENS), {"choices": [], "cost": "0.25"}).cost == 0.25
+    assert read(completion(cost=0.25, usage={**TOKENS, "cost": 0.5})).cost == 0.5
+
+
+def test_a_finish_reason_may_say_that_the_generation_failed() -> None:
+    assert read(chunk(), chunk("error")).error == "error_response"
+    for reason in ("network_error", "insufficient_system_resource"):
+        failed = read(chunk(), chunk(reason), chunk(choices=[], usage=TOKENS))
+        assert (failed.error, failed.finish_reasons, failed.usage) == (reason, (reason,), Usage(30, 8))
+
+
+def test_a_choice_without_a_finish_reason_may_have_an_error() -> None:
+    choice = {"index": 0, "message": {"content": "Hi"}, "finish_reason": None, "error": {"code": 502}}
+    assert read(completion(choices=[choice])).error == "502"
+
+
 def test_moonshot_puts_a_streams_usage_into_the_choice() -> None:
     last = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": {**TOKENS, "cached_tokens": 12}}
     assert read(chunk(), chunk(choices=[last])).usage == Usage(30, 8, 12)

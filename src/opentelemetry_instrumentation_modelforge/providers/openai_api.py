@@ -26,6 +26,11 @@ _CODE: Final = re.compile(r"[A-Za-z][A-Za-z_.-]{0,63}|[0-9]{1,5}")
 # The values of ``object`` in answers of OpenAI's other APIs.
 _OTHER_OBJECTS: Final = frozenset({"list", "file", "model", "batch", "upload", "vector_store", "transcription"})
 
+# Finish reasons of a generation that failed: "error" at OpenRouter (openrouter.ai/docs/api-reference/errors), Mistral
+# (docs.mistral.ai/api) and vLLM, the others at Zhipu (docs.z.ai/api-reference/llm/chat-completion) and DeepSeek
+# (api-docs.deepseek.com/api/create-chat-completion).
+_FAILURES: Final = ("error", "network_error", "insufficient_system_resource")
+
 # The GenAI conventions' reasons for the Responses API's.
 _INCOMPLETE: Final = {"max_output_tokens": "length"}
 _FUNCTION_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
@@ -106,11 +111,12 @@ class OpenAIAnswer(Answer):
         if choices:
             self._empty, self._has_choices = False, True
             for position, entry in enumerate(items(choices)):
-                if reason := (choice := fields(entry)).get("finish_reason"):
+                choice = fields(entry)
+                if (reason := choice.get("finish_reason")) or "usage" in choice or "error" in choice:
                     self._add_finish(reason, choice, position)
         elif not self._reasons:
             self._add_without_choices(body)
-        if "error" in body or "x_groq" in body or "timings" in body:
+        if "error" in body or "x_groq" in body or "timings" in body or "cost" in body:
             self._add_extras(body)
 
     def _accept(self, source: object) -> bool:
@@ -139,12 +145,16 @@ class OpenAIAnswer(Answer):
             self._empty = not self._has_choices
 
     def _add_extras(self, body: Mapping[str, object]) -> None:
-        self._error = body.get("error") or self._error
+        # Groq: console.groq.com/docs/api-reference
+        groq = fields(body.get("x_groq"))
+        self._error = body.get("error") or groq.get("error") or self._error
         # llama.cpp: github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
         self._timings = fields(body.get("timings")) or self._timings
-        # Groq: console.groq.com/docs/api-reference
-        if usage := fields(body.get("x_groq")).get("usage"):
+        if usage := groq.get("usage"):
             self._add_usage(usage)
+        # OpenCode Zen, in a chunk after the usage: github.com/anomalyco/opencode/issues/39061
+        if "cost" in body and not self._priced:
+            self._priced = {"cost": body["cost"]}
 
     def _add_usage(self, reported: object) -> None:
         usage = fields(reported)
@@ -157,10 +167,11 @@ class OpenAIAnswer(Answer):
             self._priced = usage
 
     def _add_finish(self, reason: object, choice: Mapping[str, object], position: int) -> None:
-        index = choice.get("index")
-        self._reasons[index if type(index) is int else position] = reason
-        # OpenRouter: openrouter.ai/docs/api-reference/errors
-        self._error = choice.get("error") or self._error
+        if reason:
+            index = choice.get("index")
+            self._reasons[index if type(index) is int else position] = reason
+        if error := choice.get("error") or (reason in _FAILURES and {"code": reason}):
+            self._error = error
         # Moonshot: platform.moonshot.ai/docs/api/chat
         if usage := choice.get("usage"):
             self._add_usage(usage)
@@ -239,7 +250,7 @@ def _error_code(error: object) -> str:
     said = fields(error)
     for name in ("code", "type"):
         code = said.get(name)
-        if type(code) in (int, str) and _CODE.fullmatch(str(code)):
+        if type(code) in (int, str) and code != "error" and _CODE.fullmatch(str(code)):
             return str(code)
     return ERROR_RESPONSE
 
