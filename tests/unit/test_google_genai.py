@@ -116,6 +116,19 @@ def test_tokens_of_tool_use_are_input(tool_use: dict[str, int]) -> None:
     assert response.usage == Usage(130, 16, reasoning_output_tokens=10)
 
 
+def test_the_total_tells_that_the_answers_count_includes_the_thoughts() -> None:
+    response = read(message(reason="STOP", **counts(20, 46, total=66, thoughts_token_count=40)))
+    assert response.usage == Usage(20, 46, reasoning_output_tokens=40)
+
+
+def test_an_answer_that_only_the_total_counts_is_no_tool_use_and_not_empty() -> None:
+    assert read(message(reason="STOP", **counts(20, 0, total=60))).usage == Usage(20, None)
+
+
+def test_more_cached_tokens_than_the_prompt_has_are_left_out() -> None:
+    assert read(message(reason="STOP", **counts(20, 6, total=26, cached_content_token_count=21))).usage == Usage(20, 6)
+
+
 def test_a_total_that_is_too_small_takes_nothing_away() -> None:
     assert read(message(reason="STOP", **counts(20, 6, total=21))).usage == Usage(20, 6)
 

@@ -167,14 +167,24 @@ def _enum_name(message: "_Message", part: str, field: str, number: int) -> str:
 def _usage(usage: "_UsageMetadata") -> Usage | None:
     prompt, answer, total = usage.prompt_token_count, usage.candidates_token_count, usage.total_token_count
     thoughts, tool_use = usage.thoughts_token_count, usage.tool_use_prompt_token_count
-    if not (prompt or answer or thoughts or total) or min(prompt, answer, thoughts, tool_use) < 0:
+    if not (prompt or answer or thoughts) or min(prompt, answer, thoughts, tool_use) < 0:
         return None
-    # The total has the tool-use tokens even where their own field is not filled.
-    tool_use = tool_use or max(0, total - prompt - answer - thoughts)
+    output: int | None = answer + thoughts
+    unexplained = total - prompt - tool_use - output
+    if total and unexplained == -thoughts and thoughts <= answer:
+        # The total shows that the answer's count includes the thoughts: github.com/BerriAI/litellm/pull/10141.
+        output = answer
+    elif unexplained > 0 and not output:
+        # The answer was not counted.
+        output = None
+    elif not tool_use:
+        # The total has the tool-use tokens even where their own field is not filled.
+        tool_use = max(0, unexplained)
+    cached = usage.cached_content_token_count
     return Usage(
         input_tokens=prompt + tool_use,
-        output_tokens=answer + thoughts,
-        cache_read_input_tokens=usage.cached_content_token_count or None,
+        output_tokens=output,
+        cache_read_input_tokens=cached if 0 < cached <= prompt + tool_use else None,
         reasoning_output_tokens=thoughts or None,
         audio_input_tokens=_audio(usage.prompt_tokens_details) + _audio(usage.tool_use_prompt_tokens_details) or None,
         audio_output_tokens=_audio(usage.candidates_tokens_details) or None,
