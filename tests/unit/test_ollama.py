@@ -65,6 +65,10 @@ def test_a_count_that_is_left_out_is_not_reported() -> None:
     assert read(line("", done=True, done_reason="stop", eval_count=6)).usage == Usage(None, 6)
 
 
+def test_a_prompt_of_no_tokens_was_not_counted() -> None:
+    assert read(last(prompt_eval_count=0)).usage == Usage(None, 6)
+
+
 def test_a_last_line_without_counts_has_no_usage() -> None:
     assert read(line("", done=True)) == Response(model=MODEL)
 

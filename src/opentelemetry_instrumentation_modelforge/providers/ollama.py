@@ -121,8 +121,9 @@ def _parsed(line: str | None) -> Mapping[str, object]:
 
 def _usage(line: Mapping[str, object]) -> Usage | None:
     usage = Usage(
-        # Includes the cached tokens. Older releases leave it out where the prompt was cached: ollama/ollama#2068.
-        input_tokens=count(line.get("prompt_eval_count")),
+        # Includes the cached tokens. Older releases leave it out where the prompt was cached (ollama/ollama#2068), and
+        # servers that imitate Ollama write 0 then. A prompt is never empty.
+        input_tokens=count(line.get("prompt_eval_count")) or None,
         output_tokens=count(line.get("eval_count")),
         cache_read_input_tokens=count(line.get("prompt_eval_cached_count")),
     )
