@@ -162,7 +162,7 @@ def _include_separate_parts(counts: list[int | None], usage: Mapping[str, object
 
 def names_price(usage: Mapping[str, object]) -> bool:
     """Return whether ``usage`` has a field that :func:`read_price` reads. Runs for every chunk with usage."""
-    return not _PRICES.keys().isdisjoint(usage)
+    return "cost" in usage or "estimated_cost" in usage or "cost_in_usd_ticks" in usage or "cost_usd_total" in usage
 
 
 def read_price(usage: Mapping[str, object]) -> float | None:
@@ -170,10 +170,11 @@ def read_price(usage: Mapping[str, object]) -> float | None:
     for name, unit in _PRICES.items():
         if name not in usage:
             continue
-        named = usage[name]
-        # Perplexity's is an object: docs.perplexity.ai/api-reference/chat-completions-post
-        parts = fields(named)
-        charged = _amount(parts.get("total_cost", parts.get("total", named)))
+        charged = _amount(usage[name])
+        if charged is None:
+            # Perplexity's is an object: docs.perplexity.ai/api-reference/chat-completions-post
+            parts = fields(usage[name])
+            charged = _amount(parts.get("total_cost", parts.get("total")))
         if charged is not None:
             return _with_own_key(charged, usage) if name == "cost" else charged / unit
     return None
@@ -181,12 +182,12 @@ def read_price(usage: Mapping[str, object]) -> float | None:
 
 def _amount(value: object) -> float | None:
     """Return a price, also where it is written as text."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    return price(value)
+    if not isinstance(value, str):
+        return price(value)
+    try:
+        return price(float(value))
+    except ValueError:
+        return None
 
 
 def _with_own_key(charged: float, usage: Mapping[str, object]) -> float | None:
