@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, fields
 from importlib.metadata import metadata
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 from opentelemetry_instrumentation_modelforge import Configuration, ModelForgeInstrumentor
@@ -51,13 +52,35 @@ html_theme_options = {
 }
 
 
-# --- The options, from the one list of them ---
-
-
 def setup(app: Sphinx) -> None:
-    """Add the options to the docstrings of ``Configuration`` and of ``instrument()``."""
+    """Fill in the reference, and prepare tables for narrow screens."""
     app.connect("autodoc-process-docstring", add_options)
     app.connect("autodoc-process-signature", add_keywords)
+    app.connect("doctree-read", label_cells)
+
+
+# --- Tables ---
+
+
+def label_cells(app: Sphinx, doctree: nodes.document) -> None:
+    """Repeat the heading of its column in each cell.
+
+    The stylesheet shows these labels on narrow screens only, where it stacks the cells of a row. A table of two columns
+    is understood without them.
+    """
+    for group in doctree.findall(nodes.tgroup):
+        head, body = group.next_node(nodes.thead), group.next_node(nodes.tbody)
+        if head is None or body is None or group["cols"] < 3:
+            continue
+        headings = [entry.astext() for entry in head.findall(nodes.entry)]
+        for row in body.findall(nodes.row):
+            for heading, cell in list(zip(headings, row.findall(nodes.entry), strict=True))[1:]:
+                if heading and cell.astext():
+                    label = nodes.inline("", f"{heading}: ", classes=["column-heading"])
+                    cell.next_node(nodes.paragraph).insert(0, label)
+
+
+# --- The options, from the one list of them ---
 
 
 def add_options(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
