@@ -163,14 +163,19 @@ def resolve(keywords: Keywords) -> Configuration:
     false. Both are rules of OpenTelemetry's specification of environment variables. Reads ModelForge's settings, so
     call it after ModelForge has been imported.
     """
-    values = {name: value for _, source in sources(keywords) for name, value in source.items()}
-    return Configuration(**cast("dict[str, Any]", values))
+    return combined(sources(keywords))
 
 
 def sources(keywords: Keywords) -> list[tuple[str, Mapping[str, object]]]:
     """Return the names of the sources and the options that each sets, a later source over the earlier ones."""
     settings, path = _from_settings()
     return [(path, settings), ("environment", _from_environment()), ("instrument()", keywords)]
+
+
+def combined(found: Iterable[tuple[str, Mapping[str, object]]]) -> Configuration:
+    """Return the configuration of :func:`sources`."""
+    values = {name: value for _, source in found for name, value in source.items()}
+    return Configuration(**cast("dict[str, Any]", values))
 
 
 def _from_environment() -> dict[str, object]:

@@ -190,6 +190,21 @@ ModelForgeInstrumentor().instrument(span_names="semconv")
     assert answer.checks["options"]["data"]["options"]["span_names"] == {"value": "'semconv'", "source": "instrument()"}
 
 
+def test_an_application_with_a_provider_of_its_own_is_well(program: Callable[..., Answer]) -> None:
+    answer = program(
+        """
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
+ModelForgeInstrumentor().instrument(tracer_provider=provider)
+"""
+    )
+    assert answer.problems == []
+    assert answer.checks["recording"]["data"]["providers"]["traces"] == "the SDK"
+
+
 def test_the_screen_begins_with_the_verdict(python: Python) -> None:
     if reason := lacking(instrumentors=("modelforge",)):
         pytest.skip(reason)
@@ -385,7 +400,7 @@ def environment_without(tmp_path: Path) -> Callable[..., tuple[str, str]]:
         left_out = {path.name for pattern in patterns for path in SITE.glob(pattern)}
         assert left_out
         # The package itself is in the site directory, or elsewhere if it is installed for editing.
-        for entry in {PACKAGE, *SITE.iterdir()}:
+        for entry in {entry.name: entry for entry in (*SITE.iterdir(), PACKAGE)}.values():
             if entry.name not in left_out and entry.suffix != ".pth":
                 (packages / entry.name).symlink_to(entry)
         scripts = "Scripts" if os.name == "nt" else "bin"

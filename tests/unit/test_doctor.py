@@ -252,7 +252,7 @@ def serving(*replies: bytes) -> Iterator[int]:
 
 def ask(protocol: Protocol, url: str) -> tuple[State, str]:
     answer = Probe(Endpoint.parse("traces", protocol, url, {})).answer()
-    return answer.state, answer.text
+    return answer.state, answer.detail
 
 
 @pytest.mark.parametrize(

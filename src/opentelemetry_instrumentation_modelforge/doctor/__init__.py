@@ -1,13 +1,13 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The doctor: whether the model calls of a process will be traced and, if not, why and what to do.
+"""The doctor tells whether the model calls of a process will be traced and, if not, why and what to do.
 
-From a shell, in a process that is started as the application is::
+From a shell, with the application's launcher and variables::
 
     opentelemetry-instrument python -m opentelemetry_instrumentation_modelforge
 
-In an application that sets OpenTelemetry up itself, at the end of its set-up:
+In an application that sets up OpenTelemetry itself, after the set-up:
 
 .. code-block:: python
 
@@ -15,8 +15,8 @@ In an application that sets OpenTelemetry up itself, at the end of its set-up:
 
     print(as_text(examine()))
 
-It imports ModelForge, asks the endpoints of the exporters with requests without data, and sends nothing to a provider.
-Nothing else in this package imports it.
+The doctor imports ModelForge and sends a request without data to each exporter's endpoint. It sends nothing to a model
+provider. The rest of the package does not import it.
 """
 
 import contextlib
@@ -48,12 +48,12 @@ _CHECKS: Final[tuple[Check[Process], ...]] = (
 
 
 def examine() -> Diagnosis:
-    """Examine this process, as far as it has been set up.
+    """Examine this process as it is set up now.
 
-    It takes at most 3 s for endpoints that do not answer, and the time of importing ModelForge.
+    It waits at most 3 s for endpoints that do not answer, and imports ModelForge.
     """
     process = Process()
-    # The endpoints have their time while ModelForge is imported. A fault is found again by the check of the exporters.
+    # The probes run while ModelForge is imported. If they fail here, the check of the exporters fails again and tells.
     with contextlib.suppress(Exception):
         _ = process.probes
     findings = {check.name: check.run(process) for check in _CHECKS}

@@ -3,7 +3,6 @@
 
 """The installed distributions, and whether their versions go together."""
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -11,6 +10,7 @@ from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, d
 from typing import Final, NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from ..package import _instruments  # pyright: ignore[reportPrivateUsage]
 
@@ -26,6 +26,8 @@ INTEGRATIONS: Final = (
 """LangChain, and the integrations that ModelForge builds its models with."""
 SDK: Final = ("opentelemetry-sdk", "opentelemetry-distro", "opentelemetry-exporter-otlp")
 """The extra ``otel`` of this package."""
+SUPPORTED: Final = Requirement(_instruments[0]).specifier
+"""The versions of ModelForge that this package instruments."""
 
 
 def version_of(distribution: str) -> str | None:
@@ -36,11 +38,6 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
-def canonical(name: str) -> str:
-    """Return a distribution's name with hyphens and in lower case."""
-    return name.replace("_", "-").replace(".", "-").lower()
-
-
 @cache
 def installed() -> dict[str, Distribution]:
     """Return the installed distributions by name, each as the import system finds it."""
@@ -48,7 +45,7 @@ def installed() -> dict[str, Distribution]:
     for distribution in distributions():
         # Broken metadata has no name.
         if name := distribution.metadata["Name"]:
-            found.setdefault(canonical(name), distribution)
+            found.setdefault(canonicalize_name(name), distribution)
     return found
 
 
@@ -64,9 +61,9 @@ def entry_point(group: str, name: str) -> EntryPoint | None:
     return next(iter(entry_points(group=group, name=name)), None)
 
 
-def supported_modelforge() -> Requirement:
-    """Return the versions of ModelForge that this package instruments."""
-    return Requirement(_instruments[0])
+def is_supported(modelforge: str) -> bool:
+    """Return whether this package instruments a version of ModelForge."""
+    return SUPPORTED.contains(modelforge, prereleases=True)
 
 
 class Conflict(NamedTuple):
@@ -79,7 +76,7 @@ class Conflict(NamedTuple):
 
 
 def conflicts() -> dict[Conflict, list[str]]:
-    """Return the unmet requirements among the relevant distributions, and what has each of them."""
+    """Return the unmet requirements of the relevant distributions, each with the distributions that have it."""
     users: defaultdict[Conflict, list[str]] = defaultdict(list)
     known = relevant_versions()
     for name in known:
@@ -89,23 +86,17 @@ def conflicts() -> dict[Conflict, list[str]]:
 
 
 def _unmet(distribution: Distribution, known: Mapping[str, str]) -> Iterator[Conflict]:
-    ours = canonical(distribution.metadata["Name"]) == PACKAGE
+    ours = canonicalize_name(distribution.metadata["Name"]) == PACKAGE
     for text in distribution.requires or ():
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
             continue
-        name = canonical(requirement.name)
-        marker = requirement.marker
-        applies = marker is None or marker.evaluate({"extra": ""})
-        # An extra of ours is about packages that work with it, however they came here.
+        name = canonicalize_name(requirement.name)
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        # Our extras name the versions that this package works with, whether or not the extra was asked for.
         if not applies and not (ours and name in known):
             continue
         found = version_of(name)
         if found is None or not requirement.specifier.contains(found, prereleases=True):
             yield Conflict(name, str(requirement.specifier), found)
-
-
-def python_version() -> str:
-    """Return the interpreter's version."""
-    return ".".join(map(str, sys.version_info[:3]))

@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""An OTLP endpoint: asking whether something listens there and speaks the protocol.
+"""An OTLP endpoint, and a probe that asks whether something listens there and speaks the protocol.
 
-What is sent is a request without spans, with the headers of the exporter, as the OTLP specification has it
-(https://opentelemetry.io/docs/specs/otlp/). A receiver accepts it and stores nothing.
+The probe sends a request without data and with the exporter's headers. By the OTLP specification
+(https://opentelemetry.io/docs/specs/otlp/) a receiver accepts it and stores nothing.
 """
 
 import http.client
@@ -14,7 +14,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from pathlib import Path
 from threading import Thread
 from time import monotonic
 from typing import Any, Final, Literal
@@ -23,14 +23,14 @@ from urllib.request import getproxies, proxy_bypass
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from .environment import variable
-from .finding import State
+from .environment import otlp_variable
+from .finding import Finding, ok, problem, warning
 
 Protocol = Literal["grpc", "http/protobuf"]
 Signal = Literal["traces", "metrics", "logs"]
 
 TIMEOUT: Final = 2.0
-"""Seconds in which an endpoint has to answer."""
+"""Seconds within which an endpoint must answer."""
 
 _SERVICES: Final = {
     "traces": "trace.v1.TraceService",
@@ -44,14 +44,9 @@ _HTTP1_REQUEST: Final = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close
 _SETTINGS_FRAME: Final = 4
 _TLS_ALERT: Final = 0x15
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What an endpoint answered."""
-
-    state: State
-    text: str
-    remedy: str = ""
+_ONLY_TLS: Final = problem("speaks only TLS", "Begin OTEL_EXPORTER_OTLP_ENDPOINT with https://.")
+_NO_TLS: Final = problem("does not speak TLS", "Begin OTEL_EXPORTER_OTLP_ENDPOINT with http://.")
+_SET_ENDPOINT: Final = "Set OTEL_EXPORTER_OTLP_ENDPOINT."
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +76,9 @@ class Endpoint:
         if not parts.hostname:
             raise ValueError("a URL has no host")
         tls = parts.scheme == "https" if secure is None else secure
-        port = parts.port or (443 if tls else 80 if protocol != "grpc" else 443)
+        port = parts.port or (443 if tls or protocol == "grpc" else 80)
         if parts.username is not None and protocol != "grpc":
-            # As the exporter's HTTP client does; an exporter's own header counts more.
+            # As the exporter's HTTP client does. A header of the exporter takes precedence.
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             headers = {"authorization": f"Basic {b64encode(pair).decode()}", **headers}
         return cls(signal, protocol, tls, parts.hostname, port, parts.path or "/", parts.query, headers)
@@ -103,40 +98,44 @@ class Endpoint:
 
 
 class Probe:
-    """A question to an endpoint, asked in a thread of its own."""
+    """A request to an endpoint, sent in a thread of its own."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._deadline = monotonic() + TIMEOUT
-        self._answer: Answer | None = None
-        # A look-up of a name has no time limit; a daemon is left behind at exit.
+        self._answer: Finding | None = None
+        # A name look-up has no time limit. A daemon thread does not delay the exit.
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def answer(self) -> Answer:
-        """Wait for the answer, at most a second longer than the endpoint has time."""
+    def answer(self) -> Finding:
+        """Wait for the answer, until a second after the endpoint's deadline."""
         self._thread.join(max(0.0, self._deadline + 1 - monotonic()))
-        return self._answer or _problem(f"no answer within {TIMEOUT:.0f} s")
+        return self._answer or problem(f"no answer within {TIMEOUT:.0f} s")
 
     def _run(self) -> None:
-        # The probe is no request of the application.
+        # The application's instrumentations must not trace the probe.
         with suppress_instrumentation():
             try:
                 self._answer = self._ask()
             except Exception as error:  # noqa: BLE001 - any fault of the transport is an answer.
-                self._answer = _problem(f"not reachable: {_reason(error)}")
+                # The system's text quotes no credentials.
+                reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+                self._answer = problem(f"not reachable: {reason}")
 
-    def _ask(self) -> Answer:
-        if (proxy := self._proxy) is not None:
-            return Answer(State.OK, f"not asked, because requests go through {proxy}")
+    def _ask(self) -> Finding:
+        scheme = "https" if self.endpoint.secure else "http"
+        if scheme in getproxies() and not proxy_bypass(self.endpoint.host):
+            # The variable is named, since the proxy's URL may hold credentials.
+            return ok(f"not asked, because requests go through the proxy in {scheme}_proxy")
         try:
             self._connect().close()
         except ConnectionRefusedError:
-            return _problem("nothing listens there", "Start the collector, or set OTEL_EXPORTER_OTLP_ENDPOINT.")
+            return problem("nothing listens there", "Start the collector, or set OTEL_EXPORTER_OTLP_ENDPOINT.")
         except socket.gaierror:
-            return _problem(f"the host {self.endpoint.host} is not known", "Set OTEL_EXPORTER_OTLP_ENDPOINT.")
+            return problem(f"the host {self.endpoint.host} is not known", _SET_ENDPOINT)
         except TimeoutError:
-            return _problem(f"no connection within {TIMEOUT:.0f} s", "Set OTEL_EXPORTER_OTLP_ENDPOINT.")
+            return problem(f"no connection within {TIMEOUT:.0f} s", _SET_ENDPOINT)
         return self._ask_grpc() if self.endpoint.protocol == "grpc" else self._ask_http()
 
     @property
@@ -146,17 +145,9 @@ class Probe:
     def _connect(self) -> socket.socket:
         return socket.create_connection((self.endpoint.host, self.endpoint.port), self._left)
 
-    @cached_property
-    def _proxy(self) -> str | None:
-        """The variable that names the proxy of this endpoint; a proxy itself may hold credentials."""
-        scheme = "https" if self.endpoint.secure else "http"
-        if scheme not in getproxies() or proxy_bypass(self.endpoint.host):
-            return None
-        return f"the proxy in {scheme}_proxy"
-
     # --- OTLP/HTTP ---
 
-    def _ask_http(self) -> Answer:
+    def _ask_http(self) -> Finding:
         endpoint = self.endpoint
         if endpoint.secure:
             connection = http.client.HTTPSConnection(
@@ -171,45 +162,42 @@ class Probe:
             response = connection.getresponse()
             return self._http_answer(response.status, response.read(1024))
         except ssl.SSLCertVerificationError as error:
-            return _problem(
-                f"its certificate is not trusted: {error.verify_message}",
-                "Set OTEL_EXPORTER_OTLP_CERTIFICATE to the file of its certificate authority.",
-            )
+            return _untrusted(f": {error.verify_message}")
         except ssl.SSLError:
-            return _problem("does not speak TLS", "Begin OTEL_EXPORTER_OTLP_ENDPOINT with http://.")
+            return _NO_TLS
         except TimeoutError:
-            return _problem(f"no answer within {TIMEOUT:.0f} s", "Check that this is the port of an OTLP receiver.")
+            return problem(f"no answer within {TIMEOUT:.0f} s", "Check that this is the port of an OTLP receiver.")
         except (http.client.HTTPException, ConnectionError):
             return self._wrong_protocol()
         finally:
             connection.close()
 
-    def _http_answer(self, status: int, body: bytes) -> Answer:
+    def _http_answer(self, status: int, body: bytes) -> Finding:
         if status < 300:
-            return Answer(State.OK, "accepts OTLP")
+            return ok("accepts OTLP")
         if status in (401, 403):
             return _unauthorized(f"HTTP {status}")
         if status in (404, 405, 501):
-            return _problem(
+            return problem(
                 f"answers HTTP {status}, so it does not take {self.endpoint.signal} at {self.endpoint.path}",
                 "Set OTEL_EXPORTER_OTLP_ENDPOINT to the URL that /v1/traces is appended to.",
             )
         if status == 400 and b"HTTPS" in body:
-            return _problem("speaks only TLS", "Begin OTEL_EXPORTER_OTLP_ENDPOINT with https://.")
+            return _ONLY_TLS
         if status < 400:
-            return _problem(f"redirects with HTTP {status}", "Set OTEL_EXPORTER_OTLP_ENDPOINT to the URL it leads to.")
+            return problem(f"redirects with HTTP {status}", "Set OTEL_EXPORTER_OTLP_ENDPOINT to the URL it leads to.")
         if status < 500:
-            return Answer(State.OK, f"answers HTTP {status} to a request without data")
-        return Answer(State.WARNING, f"answers HTTP {status}", "Look into the log of the receiver.")
+            return ok(f"answers HTTP {status} to a request without data")
+        return warning(f"answers HTTP {status}", "Look into the log of the receiver.")
 
     # --- OTLP/gRPC ---
 
-    def _ask_grpc(self) -> Answer:
+    def _ask_grpc(self) -> Finding:
         try:
-            # The exporter needs it; its import takes a moment.
+            # Imported here, because only the gRPC exporter needs it and the import is slow.
             import grpc
         except ImportError:
-            return Answer(State.OK, "something listens there; without grpcio it cannot be asked more")
+            return ok("something listens there; grpcio, which could ask more, is not installed")
         untyped: Any = grpc
         endpoint = self.endpoint
         options = (("grpc.enable_http_proxy", 0),)
@@ -224,52 +212,49 @@ class Probe:
             return self._grpc_answer(error.code().name, str(error.details()))
         finally:
             channel.close()
-        return Answer(State.OK, "accepts OTLP")
+        return ok("accepts OTLP")
 
-    def _grpc_answer(self, code: str, details: str) -> Answer:
+    def _grpc_answer(self, code: str, details: str) -> Finding:
         if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
             return _unauthorized(code)
         if code in ("UNIMPLEMENTED", "NOT_FOUND"):
-            return _problem(
+            return problem(
                 f"speaks gRPC, but does not take {self.endpoint.signal}",
                 f"Set OTEL_EXPORTER_OTLP_{self.endpoint.signal.upper()}_ENDPOINT, or "
                 f"OTEL_{self.endpoint.signal.upper()}_EXPORTER=none.",
             )
         if self.endpoint.secure and "CERTIFICATE_VERIFY_FAILED" in details:
-            return _problem(
-                "its certificate is not trusted",
-                "Set OTEL_EXPORTER_OTLP_CERTIFICATE to the file of its certificate authority.",
-            )
+            return _untrusted()
         if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "UNKNOWN"):
             return self._wrong_protocol()
-        return Answer(State.OK, f"answers {code} to a request without data")
+        return ok(f"answers {code} to a request without data")
 
     # --- Another protocol ---
 
-    def _wrong_protocol(self) -> Answer:
-        """Return the answer of a server that did not understand: it speaks another protocol than the exporter."""
+    def _wrong_protocol(self) -> Finding:
+        """Find out which protocol the server speaks, since it did not understand the exporter's."""
         self._deadline = max(self._deadline, monotonic() + 0.5)
         spoken = self._spoken()
         wanted = self.endpoint.protocol
         if spoken == "tls" and not self.endpoint.secure:
-            return _problem("speaks only TLS", "Begin OTEL_EXPORTER_OTLP_ENDPOINT with https://.")
+            return _ONLY_TLS
         if spoken in ("grpc", "http/protobuf") and self.endpoint.secure:
-            return _problem("does not speak TLS", "Begin OTEL_EXPORTER_OTLP_ENDPOINT with http://.")
+            return _NO_TLS
         other: Protocol = "http/protobuf" if wanted == "grpc" else "grpc"
         if spoken == other:
             names = {"grpc": "gRPC", "http/protobuf": "HTTP"}
-            return _problem(
+            return problem(
                 f"speaks {names[other]}, but the exporter speaks {names[wanted]}",
                 f"Set OTEL_EXPORTER_OTLP_PROTOCOL={other}, or send to the port for {names[wanted]}, "
                 f"which is {_PORTS[wanted]} by default.",
             )
-        return _problem(
+        return problem(
             f"something listens there, but does not speak OTLP ({wanted})",
             "Set OTEL_EXPORTER_OTLP_ENDPOINT to the address of an OTLP receiver.",
         )
 
     def _spoken(self) -> str | None:
-        # A server of the one protocol closes the connection, or waits, when it is spoken to in the other.
+        # A server that receives the other protocol closes the connection or waits.
         for hello in (_HTTP1_REQUEST, _HTTP2_PREFACE):
             try:
                 with self._connect() as connection:
@@ -287,28 +272,21 @@ class Probe:
         return None
 
 
-def _problem(text: str, remedy: str = "") -> Answer:
-    return Answer(State.PROBLEM, text, remedy)
-
-
-def _unauthorized(code: str) -> Answer:
-    return _problem(
+def _unauthorized(code: str) -> Finding:
+    return problem(
         f"refuses the exporter's credentials ({code})", "Set OTEL_EXPORTER_OTLP_HEADERS as the backend says."
     )
 
 
-def _reason(error: Exception) -> str:
-    # The system's text quotes nothing.
-    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
-
-
-def _certificate(kind: str, signal: Signal) -> str | None:
-    """Return the file that the exporters' variables name: ``CERTIFICATE``, ``CLIENT_KEY`` or ``CLIENT_CERTIFICATE``."""
-    return variable(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{kind}") or variable(f"OTEL_EXPORTER_OTLP_{kind}") or None
+def _untrusted(reason: str = "") -> Finding:
+    return problem(
+        f"its certificate is not trusted{reason}",
+        "Set OTEL_EXPORTER_OTLP_CERTIFICATE to the file of its certificate authority.",
+    )
 
 
 def _tls_context(signal: Signal) -> ssl.SSLContext:
-    authority = _certificate("CERTIFICATE", signal)
+    authority = otlp_variable(signal, "CERTIFICATE") or None
     if authority is None:
         try:
             # The exporter trusts the certificates of requests, which can differ from the system's.
@@ -318,16 +296,11 @@ def _tls_context(signal: Signal) -> ssl.SSLContext:
         except ImportError:
             pass
     context = ssl.create_default_context(cafile=authority)
-    if (certificate := _certificate("CLIENT_CERTIFICATE", signal)) is not None:
-        context.load_cert_chain(certificate, _certificate("CLIENT_KEY", signal))
+    if certificate := otlp_variable(signal, "CLIENT_CERTIFICATE"):
+        context.load_cert_chain(certificate, otlp_variable(signal, "CLIENT_KEY") or None)
     return context
 
 
 def _grpc_credentials(grpc: Any, signal: Signal) -> Any:
-    files = (_certificate(kind, signal) for kind in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"))
-    return grpc.ssl_channel_credentials(*(_read(file) if file else None for file in files))
-
-
-def _read(file: str) -> bytes:
-    with open(file, "rb") as opened:
-        return opened.read()
+    files = (otlp_variable(signal, name) for name in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"))
+    return grpc.ssl_channel_credentials(*(Path(file).read_bytes() if file else None for file in files))

@@ -7,10 +7,15 @@ import os
 
 
 def variable(name: str) -> str:
-    """Return an environment variable without surrounding space; an empty one is one that is not set."""
+    """Return an environment variable without surrounding space; an empty one counts as not set."""
     return os.environ.get(name, "").strip()
 
 
 def is_true(name: str) -> bool:
     """Return whether an environment variable is ``true`` in any case."""
     return variable(name).lower() == "true"
+
+
+def otlp_variable(signal: str, name: str) -> str:
+    """Return a variable of the OTLP exporters: that of one signal, else that of all signals."""
+    return variable(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}") or variable(f"OTEL_EXPORTER_OTLP_{name}")

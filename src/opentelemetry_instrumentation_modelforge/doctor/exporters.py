@@ -1,14 +1,14 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The exporters of the process, as its providers hold them or as the environment variables name them."""
+"""The exporters of the process: those that its providers hold, or that the environment variables name."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from threading import Thread
 from types import FunctionType, MethodType, ModuleType
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from opentelemetry.metrics import Instrument, Meter, MeterProvider
 from opentelemetry.util.re import parse_env_headers
@@ -16,7 +16,7 @@ from opentelemetry.util.re import parse_env_headers
 from ..values import items, mapping
 from .distributions import entry_point
 from .endpoint import Endpoint, Protocol, Signal
-from .environment import variable
+from .environment import otlp_variable, variable
 
 SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics", "logs")
 
@@ -27,12 +27,10 @@ _OTLP: Final[dict[str, Protocol]] = {
 _BY_NAME: Final[dict[str, Protocol]] = {"otlp_proto_grpc": "grpc", "otlp_proto_http": "http/protobuf"}
 _DEFAULTS: Final[dict[Protocol, str]] = {"grpc": "http://localhost:4317", "http/protobuf": "http://localhost:4318"}
 
-# They describe the exporter's own requests.
+# Headers that describe the exporter's own requests.
 _NOT_COPIED: Final = frozenset(("accept-encoding", "connection", "content-encoding", "content-length", "content-type"))
 
-_MALFORMED: Final = "its endpoint is not a URL with a host"
-
-# Beside processors and exporters, a provider holds what it measures itself with, and much else.
+# Limits of the search for exporters, since a provider also holds its own metrics, resources and locks.
 _MOST_OBJECTS: Final = 500
 _DEEPEST: Final = 7
 _NOT_ENTERED: Final = (str, bytes, int, float, type, FunctionType, MethodType, ModuleType, Thread)
@@ -44,44 +42,50 @@ class Exporter:
 
     signal: Signal
     name: str
-    """Its class, or the name in the variable."""
+    """The name of its class, or the name in the variable."""
     endpoint: Endpoint | None = None
     """Where it sends, if that is OTLP."""
     fault: str = ""
     """Why its endpoint is not known."""
 
+    @classmethod
+    def of_url(
+        cls, signal: Signal, name: str, protocol: Protocol, url: str, headers: Mapping[str, str], *, secure: bool | None
+    ) -> "Exporter":
+        """Return an OTLP exporter.
+
+        :param headers: the exporter's headers; if empty, those that the variables name.
+        :param secure: whether the connection uses TLS, if the exporter or a variable says so.
+        """
+        headers = headers or parse_env_headers(otlp_variable(signal, "HEADERS"), liberal=True)
+        try:
+            return cls(signal, name, Endpoint.parse(signal, protocol, url, headers, secure=secure))
+        except ValueError:
+            return cls(signal, name, fault="its endpoint is not a URL with a host")
+
 
 def api_only(provider: object) -> bool:
-    """Return whether a provider is the API's own, which records nothing: no SDK is set up."""
+    """Return whether a provider is one of the API's own, which record nothing."""
     return type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics", "opentelemetry._logs"))
 
 
-def live_exporters(signal: Signal, provider: object) -> list[Exporter]:
-    """Return the exporters that a provider holds, inside of whatever processors and wrappers."""
-    found: list[Exporter] = []
-    for exporter in _exporters_in(provider, enter_metrics=signal == "metrics"):
-        name = type(exporter).__name__
-        protocol = _protocol_of(exporter)
-        try:
-            found.append(Exporter(signal, name, _endpoint_of(signal, protocol, exporter) if protocol else None))
-        except ValueError:
-            found.append(Exporter(signal, name, fault=_MALFORMED))
-    return found
+def exporters_of(signal: Signal, provider: object) -> list[Exporter]:
+    """Return the exporters that a provider holds, or without an SDK those that the variables name."""
+    if api_only(provider):
+        return [_named(signal, name) for name in exporter_names(signal)]
+    return [_live(signal, exporter) for exporter in _exporters_in(provider, enter_metrics=signal == "metrics")]
 
 
-def named_exporters(signal: Signal) -> list[Exporter]:
-    """Return the exporters that ``opentelemetry-instrument`` would make by the variables."""
+def exporter_names(signal: Signal) -> list[str]:
+    """Return the names of the exporters that ``opentelemetry-instrument`` would make."""
     # opentelemetry-distro's default.
     names = variable(f"OTEL_{signal.upper()}_EXPORTER") or "otlp"
-    if names.lower() == "none":
-        return []
-    return [_named(signal, name.strip()) for name in names.split(",")]
+    return [] if names.lower() == "none" else [name.strip() for name in names.split(",")]
 
 
 def otlp_protocol(signal: Signal) -> str:
     """Return the protocol that the variables name for the exporter ``otlp``, by default gRPC."""
-    general = variable("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
-    return variable(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL") or general
+    return otlp_variable(signal, "PROTOCOL") or "grpc"
 
 
 def _named(signal: Signal, name: str) -> Exporter:
@@ -93,42 +97,31 @@ def _named(signal: Signal, name: str) -> Exporter:
     url = own or (general if protocol == "grpc" else f"{general.rstrip('/')}/v1/{signal}")
     secure = None
     if protocol == "grpc" and not url.startswith("https:"):
-        insecure = variable(f"OTEL_EXPORTER_OTLP_{signal.upper()}_INSECURE") or variable("OTEL_EXPORTER_OTLP_INSECURE")
+        insecure = otlp_variable(signal, "INSECURE")
         secure = insecure.lower() != "true" if insecure else not url.startswith("http:")
-    try:
-        endpoint = Endpoint.parse(signal, protocol, url, _headers_in_variables(signal), secure=secure)
-    except ValueError:
-        return Exporter(signal, name, fault=_MALFORMED)
-    return Exporter(signal, name, endpoint)
+    return Exporter.of_url(signal, name, protocol, url, {}, secure=secure)
 
 
-def exporters_of(signal: Signal, provider: object) -> list[Exporter]:
-    """Return the exporters of a signal: those in place, or without an SDK those that the variables name."""
-    return named_exporters(signal) if api_only(provider) else live_exporters(signal, provider)
-
-
-def _headers_in_variables(signal: Signal) -> dict[str, str]:
-    text = variable(f"OTEL_EXPORTER_OTLP_{signal.upper()}_HEADERS") or variable("OTEL_EXPORTER_OTLP_HEADERS")
-    return dict(parse_env_headers(text, liberal=True))
+def _live(signal: Signal, exporter: Any) -> Exporter:
+    name, protocol, url = type(exporter).__name__, _protocol_of(exporter), getattr(exporter, "_endpoint", None)
+    if protocol is None or not isinstance(url, str):
+        return Exporter(signal, name)
+    headers: dict[str, str] = {}
+    for owner, attribute in (
+        (getattr(exporter, "_session", None), "headers"),
+        (getattr(exporter, "_client", None), "_headers"),
+        (exporter, "_headers"),
+    ):
+        headers |= _headers(getattr(owner, attribute, None))
+    insecure = getattr(exporter, "_insecure", None)
+    secure = not insecure if protocol == "grpc" and isinstance(insecure, bool) else None
+    return Exporter.of_url(signal, name, protocol, url, headers, secure=secure)
 
 
 def _protocol_of(exporter: object) -> Protocol | None:
     # A vendor's exporter is a subclass of OpenTelemetry's.
     modules = [base.__module__ for base in type(exporter).__mro__]
     return next((kind for name, kind in _OTLP.items() if any(module.startswith(name) for module in modules)), None)
-
-
-def _endpoint_of(signal: Signal, protocol: Protocol, exporter: object) -> Endpoint | None:
-    url = getattr(exporter, "_endpoint", None)
-    if not isinstance(url, str):
-        return None
-    headers: dict[str, str] = {}
-    for owner, name in ((exporter, "_session"), (exporter, "_client"), (exporter, None)):
-        holder = getattr(owner, name, None) if name else owner
-        headers |= _headers(getattr(holder, "headers" if name == "_session" else "_headers", None))
-    insecure = getattr(exporter, "_insecure", None)
-    secure = not insecure if protocol == "grpc" and isinstance(insecure, bool) else None
-    return Endpoint.parse(signal, protocol, url, headers or _headers_in_variables(signal), secure=secure)
 
 
 def _headers(value: object) -> dict[str, str]:
@@ -138,11 +131,11 @@ def _headers(value: object) -> dict[str, str]:
 
 
 def _exporters_in(root: object, *, enter_metrics: bool) -> list[object]:
-    """Return the objects below ``root`` that export.
+    """Return the exporters that ``root`` holds, directly or in other objects.
 
-    The attributes of the SDK's processors differ from release to release, and vendors wrap them.
+    All attributes are searched, because those of the SDK's processors differ between releases and vendors wrap them.
 
-    :param enter_metrics: whether to look into meters; a span exporter has one to measure itself.
+    :param enter_metrics: whether to search meters. A span exporter has one for metrics of its own.
     """
     found: list[object] = []
     seen: set[int] = {id(root)}
@@ -158,7 +151,7 @@ def _exporters_in(root: object, *, enter_metrics: bool) -> list[object]:
             if not callable(getattr(type(item), "export", None)):
                 below.extend(_members(item))
             else:
-                # A wrapper around an exporter is none of its own.
+                # A wrapper around an exporter does not count as another exporter.
                 inner = [] if _protocol_of(item) else _exporters_in(item, enter_metrics=enter_metrics)
                 found.extend(inner or [item])
         level = below

@@ -6,17 +6,17 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 from typing import Final, Generic, TypeVar, cast
 
 from ..errors import fault_text
 from ..redaction import without_credentials
-from ..values import NOTHING
 
 T = TypeVar("T")
 
 
 class State(StrEnum):
-    """How bad a finding is."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -33,7 +33,7 @@ class Finding:
     detail: str
     """A line for each fact."""
     remedy: str = ""
-    """A line for each command, setting or change of code that helps; empty if there is nothing to do."""
+    """A line for each command, setting or change of code that helps; empty if none is needed."""
     data: Mapping[str, object] = field(default_factory=dict[str, object])
     """The same facts for programs, as JSON values."""
 
@@ -48,19 +48,12 @@ class Finding:
         )
 
 
-def ok(detail: str, remedy: str = "", data: Mapping[str, object] = NOTHING) -> Finding:
-    """Return a finding about something that works. Its remedy is a hint."""
-    return Finding(State.OK, detail, remedy, data)
-
-
-def warning(detail: str, remedy: str = "", data: Mapping[str, object] = NOTHING) -> Finding:
-    """Return a finding about something that is missing from the spans."""
-    return Finding(State.WARNING, detail, remedy, data)
-
-
-def problem(detail: str, remedy: str = "", data: Mapping[str, object] = NOTHING) -> Finding:
-    """Return a finding that explains why no spans come."""
-    return Finding(State.PROBLEM, detail, remedy, data)
+ok: Final = partial(Finding, State.OK)
+"""A finding about something that works. Its remedy is a hint."""
+warning: Final = partial(Finding, State.WARNING)
+"""A finding about something that is missing from the spans."""
+problem: Final = partial(Finding, State.PROBLEM)
+"""A finding that explains why no spans come."""
 
 
 def listed(names: Iterable[str]) -> str:
@@ -71,10 +64,10 @@ def listed(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Check(Generic[T]):
-    """A question about a subject."""
+    """One question about a subject."""
 
     name: str
-    """Its key in JSON, which stays as it is from release to release."""
+    """Its key in JSON, which does not change between releases."""
     title: str
     find: Callable[[T], Finding]
 
@@ -83,17 +76,14 @@ class Check(Generic[T]):
         try:
             return self.find(subject)
         except Exception as error:  # noqa: BLE001 - the other checks still have answers.
-            where = fault_text(error).strip().splitlines()
-            detail = f"this check failed: {type(error).__name__}"
-            return warning(detail, _REPORT, {"error": type(error).__name__, "stack": where})
-
-
-_REPORT: Final = "Report it with the output of --json."
+            kind, stack = type(error).__name__, fault_text(error).strip().splitlines()
+            remedy = "Report it with the output of --json."
+            return warning(f"this check failed: {kind}", remedy, {"error": kind, "stack": stack})
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What all checks found, in their order."""
+    """The findings of all checks, in the order of the checks."""
 
     findings: Mapping[str, Finding]
     """By the name of the check."""
@@ -105,7 +95,7 @@ class Diagnosis:
         return not self.having(State.PROBLEM)
 
     def having(self, state: State) -> list[str]:
-        """Return the names of the checks with this state."""
+        """Return the names of the checks whose finding has this state."""
         return [name for name, finding in self.findings.items() if finding.state is state]
 
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The checks of the options, and of what the models in ModelForge's configuration will report."""
+"""The checks of the options, and of the telemetry of the models in ModelForge's configuration."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -26,13 +26,15 @@ _TRANSPORTS: Final = {
     "github_copilot": (("requests", "requests"),),
     "google_genai": (("grpc_client", "grpc"), ("grpc_aio_client", "grpc")),
 }
-"""The instrumentations of the libraries that send a provider's requests: entry point, and end of the distribution."""
+"""Instrumentations of the HTTP and gRPC clients by ``llm_type``: entry point, and end of the distribution's name."""
 
+_NOT_BY_TOKEN: Final = "not paid by the token"
+_UNKNOWN: Final = "unknown"
 _NO_MODELFORGE: Final = "not checked, because ModelForge cannot be imported"
 
 
 def options(process: Process) -> Finding:
-    """Return the options that differ from their defaults, each with its source, and those that are malformed."""
+    """Find the options that are set, each with its source, and the invalid ones."""
     sources, logged = process.options
     rows: dict[str, dict[str, object]] = {
         option.name: {"value": shown(getattr(process.configuration, option.name)), "source": "default"}
@@ -44,12 +46,12 @@ def options(process: Process) -> Finding:
     lines = [f"{name} = {row['value']} ({row['source']})" for name, row in rows.items() if row["source"] != "default"]
     data: dict[str, object] = {"options": rows, "warnings": logged}
     if logged:
-        return warning("\n".join([*lines, *logged]), "Correct what the messages name.", data=data)
+        return warning("\n".join([*lines, *logged]), "Correct the options that the messages name.", data=data)
     return ok("\n".join(lines) or "all options have their defaults", data=data)
 
 
 def transports(process: Process) -> Finding:
-    """Return whether the HTTP and gRPC clients of the configured providers are instrumented."""
+    """Find whether the HTTP and gRPC clients of the configured providers are instrumented."""
     missing: dict[str, list[str]] = {}
     disabled: list[str] = []
     for llm_type, names in _TRANSPORTS.items():
@@ -73,7 +75,7 @@ def transports(process: Process) -> Finding:
 
 
 def streams(process: Process) -> Finding:
-    """Return whether streams will have the tokens that the provider counts."""
+    """Find whether streams will have the provider's token counts."""
     compatible = process.providers_of_type("openai_compatible")
     never = process.providers_of_type("github_copilot")
     asked = process.configuration.stream_usage
@@ -86,8 +88,8 @@ def streams(process: Process) -> Finding:
 
 
 def prices(process: Process) -> Finding:
-    """Return which of the configured models have a price."""
-    if process.modelforge_import[0] is not None:
+    """Find which of the configured models have a price."""
+    if process.modelforge_error is not None:
         return ok(_NO_MODELFORGE, data={"models": {}})
     cost = process.configuration.cost
     if not cost:
@@ -96,12 +98,11 @@ def prices(process: Process) -> Finding:
         return ok("a function of the application computes each price", data={"models": {}})
     models = dict(_priced_models(process))
     data: dict[str, object] = {"models": models}
-    unpriced = [name for name, price in models.items() if price == "unknown"]
-    priced = [f"{name} {price}" for name, price in models.items() if price not in ("unknown", "not paid by the token")]
+    priced = [f"{name} {price}" for name, price in models.items() if price not in (_UNKNOWN, _NOT_BY_TOKEN)]
     lines = [f"USD per million tokens, input and output: {', '.join(priced)}"] if priced else []
-    if free := [name for name, price in models.items() if price == "not paid by the token"]:
-        lines.append(f"not paid by the token: {listed(free)}")
-    if unpriced:
+    if free := [name for name, price in models.items() if price == _NOT_BY_TOKEN]:
+        lines.append(f"{_NOT_BY_TOKEN}: {listed(free)}")
+    if unpriced := [name for name, price in models.items() if price == _UNKNOWN]:
         lines.append(f"no price is known for {listed(unpriced)}")
         remedy = "Set api_model_name of these models in ModelForge, or give instrument() a cost function."
         if find_spec("genai_prices") is None:
@@ -111,11 +112,10 @@ def prices(process: Process) -> Finding:
 
 
 def content(process: Process) -> Finding:
-    """Return whether prompts and answers are captured."""
-    value = variable(_CAPTURE)
-    if process.modelforge_import[0] is not None:
+    """Find whether prompts and answers are captured."""
+    if process.modelforge_error is not None:
         return ok(_NO_MODELFORGE)
-    # It imports LangChain, which comes with ModelForge.
+    # Imported here, because it imports LangChain, which comes with ModelForge.
     from ..capture import ContentCapture
 
     capture = ContentCapture.from_environment()
@@ -124,6 +124,7 @@ def content(process: Process) -> Finding:
         "on_event": capture.on_event,
         "hook": capture.hook is not None,
     }
+    value = variable(_CAPTURE)
     if value and not (capture.on_span or capture.on_event or value.upper() == "NO_CONTENT"):
         detail = f"off: {_CAPTURE}={shown(value)} is not one of SPAN_ONLY, EVENT_ONLY and SPAN_AND_EVENT"
         return warning(detail, f"export {_CAPTURE}=SPAN_ONLY", data=data)
@@ -137,22 +138,22 @@ def content(process: Process) -> Finding:
 
 
 def _priced_models(process: Process) -> Iterator[tuple[str, str]]:
-    # It imports LangChain, which comes with ModelForge.
+    # Imported here, because it imports LangChain, which comes with ModelForge.
     from ..model import ModelIdentity
 
     for provider, data in process.configured_providers.items():
         kind = provider_of(text(data.get("llm_type")))
         for alias, entry in mapping(data.get("models")).items():
-            identity = ModelIdentity.from_config(provider, alias, data, mapping(entry))
-            name = f"{provider}/{alias}"
-            if not kind.paid_by_token:
-                yield name, "not paid by the token"
-            else:
-                rates = resolve_rates(provider, identity.api_model, api_base=identity.base_url)
-                yield name, _price(rates) if rates is not None else "unknown"
+            price = _NOT_BY_TOKEN
+            if kind.paid_by_token:
+                identity = ModelIdentity.from_config(provider, alias, data, mapping(entry))
+                price = _price(resolve_rates(provider, identity.api_model, api_base=identity.base_url))
+            yield f"{provider}/{alias}", price
 
 
-def _price(rates: Rates) -> str:
+def _price(rates: Rates | None) -> str:
+    if rates is None:
+        return _UNKNOWN
     current: Rates | None = rates.current() if isinstance(rates, ScheduledRates) else rates
     if not isinstance(current, TokenRates):
         return "known"

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The process that the doctor looks into; every answer is found once."""
+"""The process that the doctor examines. Each property is computed once."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from opentelemetry._logs import get_logger_provider
 from opentelemetry.metrics import get_meter_provider
 from opentelemetry.trace import get_tracer_provider
 
-from ..config import Configuration, Keywords, check_keywords, sources
+from ..config import Configuration, Keywords, check_keywords, combined, sources
 from ..instrumentor import ModelForgeInstrumentor
 from ..redaction import secret_values
 from ..values import mapping, text
@@ -29,13 +29,13 @@ _OURS: Final = __name__.partition(".")[0]
 _AUTO_INSTRUMENTATION: Final = "opentelemetry.instrumentation.auto_instrumentation"
 
 _VENDOR_LAUNCHERS: Final = {"ddtrace": "ddtrace-run", "newrelic": "newrelic-admin"}
-"""Launchers that work as OpenTelemetry's does, by a ``sitecustomize`` in a directory ``bootstrap`` of their package."""
+"""Launchers by package. Like OpenTelemetry's, each works by a ``sitecustomize``, in the package's ``bootstrap``."""
 
 DISABLED_INSTRUMENTATIONS: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 
 
 class Process:
-    """The interpreter that runs the doctor, as it was set up before."""
+    """The process that runs the doctor."""
 
     def __init__(self) -> None:
         installation = cast("Any", ModelForgeInstrumentor()._installation)  # pyright: ignore[reportPrivateUsage]
@@ -50,7 +50,7 @@ class Process:
 
     @cached_property
     def sitecustomize(self) -> str:
-        """The file of the module that Python runs at start-up, which launchers replace; empty if there is none."""
+        """The file of the start-up module, which launchers replace; empty if there is none."""
         return getattr(sys.modules.get("sitecustomize"), "__file__", None) or ""
 
     @cached_property
@@ -60,14 +60,14 @@ class Process:
 
     @cached_property
     def launcher_asked_for(self) -> bool:
-        """Whether the command was started by ``opentelemetry-instrument``, whether that worked or not."""
+        """Whether the command was started by ``opentelemetry-instrument``, even without effect."""
         directory = os.path.join(*_AUTO_INSTRUMENTATION.split("."))
         return any(entry.endswith(directory) for entry in variable("PYTHONPATH").split(os.pathsep))
 
     @cached_property
     def vendor_launcher(self) -> str | None:
         """The vendor's launcher that started this process and loads no OpenTelemetry instrumentations."""
-        # It runs the application in its own process.
+        # Logfire's launcher runs the application in its own process.
         if [os.path.basename(argument) for argument in sys.orig_argv[1:3]] == ["logfire", "run"]:
             return "logfire run"
         directory = os.path.dirname(self.sitecustomize)
@@ -102,7 +102,7 @@ class Process:
 
     @cached_property
     def probes(self) -> dict[Endpoint, Probe]:
-        """A question to the endpoint of each exporter, all asked at the same time."""
+        """The probes of all endpoints, which run at the same time."""
         endpoints = dict.fromkeys(exporter.endpoint for exporter in self.exporters)
         return {endpoint: Probe(endpoint) for endpoint in endpoints if endpoint is not None}
 
@@ -114,8 +114,7 @@ class Process:
         return "modelforge" in sys.modules or find_spec("modelforge") is not None
 
     @cached_property
-    def modelforge_import(self) -> tuple[Exception | None, list[str]]:
-        """The error of importing ModelForge, and the warnings of this package while it was patched."""
+    def _modelforge_import(self) -> tuple[Exception | None, list[str]]:
         error = None
         with _warnings() as logged:
             try:
@@ -124,34 +123,40 @@ class Process:
                 error = raised
         return error, [message for name, message in logged if name != f"{_OURS}.config"]
 
+    @property
+    def modelforge_error(self) -> Exception | None:
+        """The exception that importing ModelForge raises."""
+        return self._modelforge_import[0]
+
+    @property
+    def patch_warnings(self) -> list[str]:
+        """The warnings of this package from patching ModelForge."""
+        return self._modelforge_import[1]
+
     @cached_property
-    def modelforge_config(self) -> Mapping[str, object]:
-        """The content of ModelForge's ``config.json``; empty if there is none, or if ModelForge cannot read it."""
-        if self.modelforge_import[0] is not None:
+    def configured_providers(self) -> dict[str, Mapping[str, object]]:
+        """The providers in ModelForge's ``config.json``, by name; empty if ModelForge cannot read the file."""
+        if self.modelforge_error is not None:
             return {}
         try:
             from modelforge import config
 
-            return mapping(cast("object", config.get_config()[0]))
-        except Exception:  # noqa: BLE001 - the options tell what is wrong with the file.
+            content: object = config.get_config()[0]
+        except Exception:  # noqa: BLE001 - the check of the options tells what is wrong with the file.
             return {}
-
-    @cached_property
-    def configured_providers(self) -> dict[str, Mapping[str, object]]:
-        """ModelForge's providers by name."""
-        return {name: mapping(data) for name, data in mapping(self.modelforge_config.get("providers")).items()}
+        return {name: mapping(data) for name, data in mapping(mapping(content).get("providers")).items()}
 
     def providers_of_type(self, llm_type: str) -> list[str]:
-        """Return the configured providers with one of ModelForge's types."""
+        """Return the names of the configured providers that have this ``llm_type``."""
         return [name for name, data in self.configured_providers.items() if text(data.get("llm_type")) == llm_type]
 
     # --- Options ---
 
     @cached_property
     def options(self) -> tuple[list[tuple[str, Mapping[str, object]]], list[str]]:
-        """The options by source, the later over the earlier, and the warnings about those that are malformed."""
-        # Without ModelForge there is nothing to read its settings with.
-        if self.modelforge_import[0] is not None:
+        """The options by source, a later source over the earlier ones, and the warnings about invalid options."""
+        # Only ModelForge can read its settings.
+        if self.modelforge_error is not None:
             return [("instrument()", self.keywords)], []
         with _warnings() as logged:
             found = sources(self.keywords)
@@ -160,8 +165,7 @@ class Process:
     @cached_property
     def configuration(self) -> Configuration:
         """The options in force."""
-        values = {name: value for _, source in self.options[0] for name, value in source.items()}
-        return Configuration(**cast("dict[str, Any]", values))
+        return combined(self.options[0])
 
     @cached_property
     def secrets(self) -> tuple[str, ...]:
@@ -173,7 +177,7 @@ class Process:
 
 @contextmanager
 def _warnings() -> Generator[list[tuple[str, str]]]:
-    """Collect the warnings of this package, as pairs of logger and message, instead of printing them."""
+    """Collect the warnings of this package instead of printing them, as pairs of logger and message."""
     logged: list[tuple[str, str]] = []
 
     class Handler(logging.Handler):

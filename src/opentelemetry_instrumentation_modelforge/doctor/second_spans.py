@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Other instrumentations of model calls, and the switch that leaves one span for each call."""
+"""Other instrumentations that make a span for each model call, and how to switch them off."""
 
 import sys
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class Instrumentor:
     project: str
     entry_point: str
     span: str
-    """The name of its span of a model call, or an empty one if it adds none to ours."""
+    """The name of its span of a model call; empty if it makes no second span."""
 
 
 _INSTRUMENTORS: Final = (
@@ -43,11 +43,11 @@ _CALLED_IN_CODE: Final = {
     "langfuse": ("Langfuse's CallbackHandler", "leave the handler out"),
     "arize-phoenix-otel": ("phoenix.otel.register(auto_instrument=True)", "register(auto_instrument=False)"),
 }
-"""What makes a second span by a call of the application: distribution, the call, and the switch."""
+"""Calls in an application that lead to second spans, by distribution, each with the alternative."""
 
 
 def second_spans(process: Process) -> Finding:
-    """Return the instrumentations that give a call a second span, and their switches."""
+    """Find the instrumentations that make second spans, and how to switch them off."""
     certain = list(_certain(process))
     notes = [f"with {call}: {switch}" for name, (call, switch) in _CALLED_IN_CODE.items() if name in installed()]
     if _GENAI_LANGCHAIN in installed() and not process.is_disabled("langchain"):
@@ -67,7 +67,7 @@ def second_spans(process: Process) -> Finding:
 
 
 def _certain(process: Process) -> Iterator[tuple[str, str]]:
-    """Yield what makes second spans as this process is set up, each with its switch."""
+    """Yield each instrumentation that makes second spans in this process, and the setting that switches it off."""
     for other in _INSTRUMENTORS:
         if other.span and _is_loaded(process, other):
             detail = f"{other.project}'s {other.distribution} makes a second span ({other.span}) for each call"
