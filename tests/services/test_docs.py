@@ -17,10 +17,14 @@ NEEDED = {
     "metrics.md": ("opentelemetry.exporter.prometheus",),
     "web.md": ("aiohttp", "django", "flask", "opentelemetry.instrumentation.wsgi"),
 }
+# gunicorn's configuration, which patches the whole process, is run by test_gevent.py.
+EXAMPLES = [
+    example for example in python_examples(*(DOCS / page for page in NEEDED)) if "patch_all()" not in example.source
+]
 
 
 @pytest.mark.filterwarnings("ignore:Starting in model-forge v2.3.0")
-@pytest.mark.parametrize("example", python_examples(*(DOCS / page for page in NEEDED)), ids=str)
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
 def test_python_runs(
     example: CodeExample, eval_example: EvalExample, registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,13 +197,22 @@ class Services:
         self._started: list[Service] = []
         write_config(home, models_url, "gpt-4o-mini")
 
-    def start(self, service: str, *command: str, path: Sequence[Path] = (FASTAPI,), **env: str) -> Service:
-        """Start `opentelemetry-instrument COMMAND`, where `{port}` stands for a free port, and return at once."""
+    def start(
+        self, service: str, *command: str, path: Sequence[Path] = (FASTAPI,), launcher: bool = True, **env: str
+    ) -> Service:
+        """Start `opentelemetry-instrument COMMAND`, where `{port}` stands for a free port, and return at once.
+
+        :param launcher: False starts the command itself.
+        """
         port = free_port()
         scripts = Path(sys.executable).parent
         arguments = [argument.replace("{port}", str(port)) for argument in command]
         started = Service(
-            [str(scripts / "opentelemetry-instrument"), str(scripts / arguments[0]), *arguments[1:]],
+            [
+                *([str(scripts / "opentelemetry-instrument")] if launcher else []),
+                str(scripts / arguments[0]),
+                *arguments[1:],
+            ],
             port,
             environment(str(self._home), self._collector.endpoint, "sk-test-0123456789", service)
             | {
