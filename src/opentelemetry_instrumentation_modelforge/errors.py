@@ -8,15 +8,16 @@ is built here instead: from types, status codes, short identifiers, the operatin
 without values. Exceptions are told apart by the names of their classes, so that no provider's library is imported.
 """
 
+import linecache
 import os
 import re
-from collections import deque
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from errno import errorcode
 from functools import partial
 from http import HTTPStatus
-from traceback import StackSummary
+from traceback import StackSummary, walk_tb
 from types import FrameType, TracebackType
 from typing import Final
 
@@ -29,7 +30,6 @@ from .values import encodable, items, mapping, text
 _LONGEST_TEXT: Final = 4096
 """Bytes of an exception's own text, with its causes' texts."""
 _LONGEST_OWN_MESSAGE: Final = 512
-_LONGEST_NAME: Final = 200
 _LONGEST_LINE: Final = 200
 _MOST_EXCEPTIONS: Final = 16
 _MOST_FRAMES: Final = 100
@@ -40,11 +40,12 @@ _CONTEXT: Final = "During handling of the above exception, another exception occ
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,63}")
 _CODE: Final = re.compile(rf"{_IDENTIFIER.pattern}|[0-9]{{1,6}}")
 _PARAMETER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-\[\]]{0,63}")
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
-_CLASS_NAME: Final = re.compile(r"[\w.<>\[\]]+")
-_FUNCTION_NAME: Final = re.compile(r"[\w.<>]+")
+_REASON: Final = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
+_REQUEST_ID: Final = re.compile(r"(?=[^0-9]*[0-9])[A-Za-z0-9_.:\-]{1,128}")
+_CLASS_NAME: Final = re.compile(r"[\w.<>\[\]]{1,200}")
+_FUNCTION_NAME: Final = re.compile(r"[\w.<>]{1,200}")
 _FILE_NAME: Final = re.compile(
-    r"<(?:frozen |attrs generated \w+ |doctest )?[\w.\-\[\]]+>|[^\r\n\0]+\.(?:py[cdiwx]?|so)"
+    r"<(?:frozen |attrs generated \w{1,64} |doctest )?[\w.\-\[\]]{1,200}>|[^\r\n\0]{1,1024}\.(?:py[cdiwx]?|so)"
 )
 
 _TIMEOUTS: Final = {
@@ -84,13 +85,13 @@ class ErrorDescription:
 def error_type(error: BaseException) -> str:
     """Return the exception's fully qualified class name, as the conventions' ``error.type`` wants it.
 
-    A class whose name is not made of identifiers has the name of its nearest base class that does.
+    A class can be named after data. One whose name is not made of identifiers, or looks like a credential, has the
+    name of its nearest base class that does not. A module that was never imported is left out.
     """
     for kind in type.mro(type(error)):
         module, name = _names_of(kind)
-        if len(name) <= _LONGEST_NAME and _CLASS_NAME.fullmatch(name):
-            named = module != "builtins" and len(module) <= _LONGEST_NAME and _CLASS_NAME.fullmatch(module)
-            return f"{module}.{name}" if named else name
+        if _CLASS_NAME.fullmatch(name) and without_credentials(name) == name:
+            return f"{module}.{name}" if module != "builtins" and module in sys.modules else name
     return "BaseException"
 
 
@@ -237,7 +238,8 @@ def _facts(error: BaseException, secrets: tuple[str, ...]) -> _Facts:
         module, name = _names_of(base)
         modules.add(module.partition(".")[0])
         names.add(name)
-    if _names_of(kind)[0] == "modelforge.exceptions":
+    # By identity: any class can name that module as its own.
+    if getattr(sys.modules.get("modelforge.exceptions"), _names_of(kind)[1], None) is kind:
         return _Facts(_own_message(error, secrets))
     # By the class itself: urllib3 derives NewConnectionError from ConnectTimeoutError.
     if modules & _HTTP_CLIENTS and (timeout := _TIMEOUTS.get(_names_of(kind)[1])):
@@ -248,12 +250,12 @@ def _facts(error: BaseException, secrets: tuple[str, ...]) -> _Facts:
 
 
 def _own_message(error: BaseException, secrets: tuple[str, ...]) -> str:
-    """Return the message of one of ModelForge's errors; without what it may quote of the error behind it."""
+    """Return the message of one of ModelForge's errors; without what it may quote of another error."""
     message = error.args[0] if error.args else None
     if not isinstance(message, str):
         return ""
     message = without_credentials(message, secrets, _LONGEST_OWN_MESSAGE)
-    return message if error.__cause__ is None else message.partition(":")[0]
+    return message if error.__cause__ is error.__context__ is None else message.partition(":")[0]
 
 
 def _system_error(error: BaseException) -> str:
@@ -261,13 +263,13 @@ def _system_error(error: BaseException) -> str:
     reason = getattr(error, "reason", None)
     if any(_names_of(base) == ("ssl", "SSLError") for base in type.mro(type(error))):
         # Its number is the TLS library's own.
-        return _matching(_IDENTIFIER, reason, ()) or ""
+        return _matching(_REASON, reason, ()) or ""
     if type(number) is not int:
         return ""
     if number in errorcode:
         return f"[Errno {number}] {os.strerror(number)}"
-    # A host name that could not be resolved.
-    return f"[Errno {number}] name resolution failed" if type(error).__name__ == "gaierror" else ""
+    is_resolution = type(error).__name__ == "gaierror" and abs(number) < 100_000
+    return f"[Errno {number}] name resolution failed" if is_resolution else ""
 
 
 def _api_facts(error: BaseException, modules: set[str], names: set[str], secrets: tuple[str, ...]) -> _Facts:
@@ -300,7 +302,7 @@ def _api_facts(error: BaseException, modules: set[str], names: set[str], secrets
     told = (
         None if status is None else str(status),
         known[0] if known else None,
-        _matching(_IDENTIFIER, reason, secrets),
+        _matching(_REASON, reason, secrets),
         param and f"param={param}",
     )
     request_id = _matching(_REQUEST_ID, getattr(error, "request_id", None), secrets, random=True)
@@ -366,23 +368,13 @@ def _frame_lines(traceback: object) -> Iterator[str]:
     """Yield the frames of ``traceback`` in Python's format, the middle ones left out if there are many."""
     if type(traceback) is not TracebackType:
         return
-    first: list[tuple[FrameType, int]] = []
-    last: deque[tuple[FrameType, int]] = deque(maxlen=_MOST_FRAMES // 2)
-    count = 0
-    step: TracebackType | None = traceback
-    while step is not None:
-        frame = (step.tb_frame, step.tb_lineno or 0)
-        if count < _MOST_FRAMES // 2:
-            first.append(frame)
-        else:
-            last.append(frame)
-        count += 1
-        step = step.tb_next
+    frames = [(frame, line or 0) for frame, line in walk_tb(traceback)]
     yield "Traceback (most recent call last):"
-    yield from _written(first)
-    if (left_out := count - len(first) - len(last)) > 0:
+    if (left_out := len(frames) - _MOST_FRAMES) > 0:
+        yield from _written(frames[: _MOST_FRAMES // 2])
         yield f"  ({left_out} more frames)"
-    yield from _written(last)
+        frames = frames[-_MOST_FRAMES // 2 :]
+    yield from _written(frames)
 
 
 def _written(frames: Sequence[tuple[FrameType, int]]) -> Iterator[str]:
@@ -394,6 +386,13 @@ def _written(frames: Sequence[tuple[FrameType, int]]) -> Iterator[str]:
     for entry in summary:
         known = _FILE_NAME.fullmatch(entry.filename)
         function = entry.name if _FUNCTION_NAME.fullmatch(entry.name) else "<function>"
+        line = (safely(lambda entry=entry: entry.line, None) or "").strip()
         yield f'  File "{encodable(entry.filename) if known else "<generated>"}", line {entry.lineno}, in {function}'
-        if line := (safely(lambda entry=entry: entry.line, None) or "").strip():
+        if line and known and _is_read_from_disk(entry.filename):
             yield f"    {encodable(line)}" if len(line) <= _LONGEST_LINE else "    ..."
+
+
+def _is_read_from_disk(file_name: str) -> bool:
+    # Other sources come from a loader or from whoever compiled them, such as a tool that runs a model's answer.
+    entry = linecache.cache.get(file_name, ())
+    return len(entry) == 4 and entry[1] is not None

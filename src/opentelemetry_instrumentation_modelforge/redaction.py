@@ -42,20 +42,23 @@ _NEW: Final = r"(?!\[REDACTED\])"
 _AFTER_ESCAPE: Final = r"(?<=\\[nrt]) | (?<=\\u[0-9A-Fa-f]{4}) | (?<=\\x[0-9A-Fa-f]{2}) | (?<=%[0-9A-Fa-f]{2})"
 _WORD_START: Final = rf"(?: (?<![A-Za-z0-9_]) | {_AFTER_ESCAPE} )"
 
-# A PEM block, also with its line breaks escaped; without its end, as far as its lines are long enough.
+# A PEM block, also with its line breaks escaped, percent-encoded or quoted by ">"; without its end, as far as its lines
+# are long enough.
 _PEM: Final = _verbose(
-    r"""-----BEGIN[ ][A-Z0-9 ]{1,40}-----
-        (?: (?: [A-Za-z0-9+/=\s:,.\\]++ | -(?!----) )*+ -----END[ ][A-Z0-9 ]{1,40}-----
+    r"""-----BEGIN(?:[ +]|%20)[A-Z0-9 +%]{1,40}-----
+        (?: (?: [A-Za-z0-9+/=\s:,.\\>%]++ | -(?!----) )*+ -----END(?:[ +]|%20)[A-Z0-9 +%]{1,40}-----
           | (?: (?: \s | \\[nr] )*+ [A-Za-z0-9+/=]{16,}+ )*+ )"""
 )
 _PREFIX: Final = _any_case(
     "sk", "pk", "rk", "xai", "gsk", "hf", "tgp", "r8", "fw", "csk", "pplx", "nvapi", "tvly", "npm", "pypi"
 )
+# SendGrid, Google's OAuth clients and refresh tokens, Stripe, Grafana, Slack, DigitalOcean, Shopify, Docker.
+_PREFIXES: Final = ("SG.", "GOCSPX-", "1//0", "whsec_", "glsa_", "xapp-", "dop_v1_", "shpat_", "shpss_", "dckr_pat_")
 _SHAPES: Final = tuple(
     (hint, _verbose(pattern))
     for hint, pattern in (
         # A JSON Web Token.
-        ("eyJ", rf"(?=eyJ) (?: (?<![\w-]) | {_AFTER_ESCAPE} ) [\w-]{{8,}}+ (?:\.[\w-]*+)++"),
+        ("eyJ", rf"(?=eyJ) (?: (?<![\w-]) | {_AFTER_ESCAPE} ) [\w-]{{8,}}+ (?: (?:\.|%2[Ee]) [\w-]*+ )++"),
         # AWS.
         ("AKIA", rf"(?=AKIA) {_WORD_START} [A-Z0-9]{{16,}}+"),
         ("ASIA", rf"(?=ASIA) {_WORD_START} [A-Z0-9]{{16,}}+"),
@@ -64,6 +67,7 @@ _SHAPES: Final = tuple(
         ("ya29.", r"ya29\.[\w*.-]{6,}+"),
         # GitHub Copilot.
         ("tid=", r"\btid=[\w*-]{1,64}+ (?: ;[\w-]{1,32}+=[^\s\"';,]*+ )++"),
+        *((prefix, rf"(?={prefix[0]}) {_WORD_START} {re.escape(prefix)} [\w.-]{{12,}}+") for prefix in _PREFIXES),
     )
 )
 
@@ -91,26 +95,31 @@ _QUALIFIERS: Final = (  # noqa: SIM905 - a list of words reads better in one str
 ).split()
 _QUALIFIED: Final = rf"""(?:
     # A URL's query, also escaped.
-    (?<=[?&]) | (?<=[;6Ff]) (?: (?<=amp;) | (?<=u0026) | (?<=%26) | (?<=%3[Ff]) )
+    (?<=[?&]) | (?<=[;6Ff])
+        (?: (?<=amp;) | (?<=\#38;) | (?<=x26;) | (?<=x26) | (?<=u0026) | (?<=%26) | (?<=%2526) | (?<=%3[Ff]) )
     # An environment variable.
   | (?<=[A-Z0-9]_) (?=[A-Z]{{3}})
   | (?<=[ _.-]) (?: {"|".join(f"(?<={_any_case(word)}[ _.-])" for word in _QUALIFIERS)} )
   | (?<=[A-Za-z]) (?: {"|".join(f"(?<={_any_case(word)})" for word in _QUALIFIERS)} )
 )"""
-_NAMES: Final = _any_case("key", "token", "secret", "sig", "passw", "passp", "passc", "pwd", "auth", "cookie", "cred")
+_NAMES: Final = _any_case("key", "token", "secret", "sig", "pass", "pwd", "auth", "cookie", "cred", "bearer", "jwt")
 _NAME: Final = rf"""
     (?={_NAMES}) (?P<qualified>{_QUALIFIED})?+
     (?: (?P<authorization> {_any_case("authorization")} )
-      | (?P<cookie> {_any_case("cookie")} )
+      | (?P<cookie> {_any_case("cookie")}[sS]?+ )
       | (?P<strong> {_any_case("password", "passwd", "passphrase", "passcode")}
                   | {_any_case("pwd")}(?!["']?[ ]?[=:][ ]?/) )
       | (?P<secret> {_any_case("secret")} )
-      | (?P<token> {_any_case("token")} )
+      | (?P<token> {_any_case("token", "bearer", "jwt")} )
       | (?(qualified)|(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z])))
-            {_any_case("key", "signature", "sig", "credentials", "credential")}
+            {_any_case("key", "signature", "sig", "credentials", "credential", "auth", "pass")}
     )"""
-_ANY_QUOTE: Final = r"(?: \\u0022 | \\{0,8}+[\"'] | &quot; | &\#3[49]; | %22 )"
-_EQUALS: Final = rf"(?: {_ANY_QUOTE}\]? )?+ [ \t]{{0,8}}+ (?: [:=]>? | :=| %3[AaDd] ) [ \t]{{0,8}}+"
+_ENCODED_QUOTE: Final = r"&quot; | &\#3[49]; | &\#x2[27]; | \\u0022 | \\x2[27] | %22"
+_ANY_QUOTE: Final = rf"(?: {_ENCODED_QUOTE} | \\{{0,8}}+[\"'] )"
+# An XML element, or an object of a name and a value, says it without one of these signs.
+_EQUALS: Final = rf"""(?: >(?=[^<>\s]{{1,512}}+</)
+    | (?: {_ANY_QUOTE}\]? )?+ [ \t]{{0,8}}+
+      (?: [:=]>? | :=| %(?:25)?3[AaDd] | ,[ ]?{_ANY_QUOTE}[Vv]alue{_ANY_QUOTE}[ ]?: ) [ \t]{{0,8}}+ )"""
 _SCHEMES: Final = _any_case(
     "bearer", "basic", "token", "apikey", "api-key", "digest", "negotiate", "ntlm", "dpop", "hawk", "sharedkey"
 )
@@ -119,9 +128,9 @@ _UNLIKE_WORDS: Final = r"(?! (?:[A-Za-z]++|[0-9]++) (?: [_-]++ (?:[A-Za-z]++|[0-
 _RANDOM_16: Final = rf"(?= [\w+~=-]{{16}} ) (?= [\w+~=-]{{0,64}}? [0-9] ) {_UNLIKE_WORDS}"
 _RANDOM_6: Final = rf"(?= [\w.+/~-]{{6}} ) (?: (?= [\w.+/~-]{{0,64}}? [0-9] ) {_UNLIKE_WORDS} | (?= [\w.+/~-]{{20}} ) )"
 _VALUE: Final = rf"""
-    (?:{_any_case("secretstr")}\()?+ (?: [bB](?=\\{{0,8}}+["']) )?+
-    (?P<quoted> (?P<escaped> \\{{1,8}}+["'] ) | (?P<double>") | (?P<single>')
-              | (?P<encoded> &quot;|&\#3[49];|\\u0022|%22 ) )?+
+    (?: {_any_case("secretstr")}\( | \[[ ]?(?=[bB]?\\{{0,8}}+["']) )?+ (?: [bBfFrRuU]{{1,2}}+(?=\\{{0,8}}+["']) )?+
+    (?P<quoted> (?P<escaped> \\{{1,8}}+["'] ) | (?P<double>"(?:"")?+) | (?P<single>'(?:'')?+)
+              | (?P<encoded> {_ENCODED_QUOTE} ) )?+
     (?P<scheme> {_SCHEMES}(?:[ \t]{{1,8}}+|%20) )?+
     )
     {_NEW} (?! (?:None|null|true|false|True|False)\b )
@@ -144,6 +153,15 @@ _PAIR: Final = _verbose(
         (?=[bB]?\\{{0,8}}+["']) {_VALUE}"""
 )
 
+# A command's option. Its name and value have nothing but a space between them.
+_OPTION: Final = _verbose(
+    rf"""(?P<keep> --[A-Za-z-]{{0,40}}? {_any_case("key", "token", "secret", "password", "auth")}[ ]{{1,8}}+ ["']?+ )
+        {_NEW} (?!-) [^\s"']++"""
+)
+
+_ENCODED_USERINFO: Final = re.compile(
+    r"(?P<keep>%3[Aa]%2[Ff]%2[Ff])(?!\[REDACTED\])(?:(?!%2[Ff]|%3[Ff])[^\s\"'<>@&]){1,512}?(?=%40)"
+)
 _URL_START: Final = re.compile(r"(:\\{0,2}/\\{0,2}/)")
 _URL: Final = re.compile(r":\\{0,2}/\\{0,2}/[^\s\"'<>]++")
 _HOST_AND_PORT: Final = re.compile(r"(?:\[[^\]]*+\]|[^:]*+)(?::[0-9]{0,5})?")
@@ -169,12 +187,16 @@ def without_credentials(text: str, secrets: Iterable[str] = (), limit: int | Non
         text = own.sub(REDACTED, text)
     if "@" in text and "/" in text:
         text = _URL.sub(_without_userinfo, text)
+    if "%40" in text:
+        text = _ENCODED_USERINFO.sub(_after_name, text)
     if "-----BEGIN" in text:
         # First, so that no field ends at one of its line breaks.
         text = _PEM.sub(REDACTED, text)
     text = _FIELD.sub(_after_name, text)
     if "(" in text or "[" in text:
         text = _PAIR.sub(_after_name, text)
+    if "--" in text:
+        text = _OPTION.sub(_after_name, text)
     text = _SCHEME_AND_VALUE.sub(_after_name, text)
     for hint, shape in _SHAPES:
         if hint in text:

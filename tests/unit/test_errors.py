@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import linecache
 import os
 import re
 import signal
@@ -133,6 +134,12 @@ class RpcError(grpc.RpcError):
         return self._details
 
 
+def tls_error(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, "x")
+    error.reason = reason
+    return error
+
+
 BASE64 = "VGVsbCBubyBvbmU6IHRoZSBwdXJwbGUgaGVyb24gbmVzdHM"
 
 LEAKS: dict[str, Callable[[], object]] = {
@@ -217,6 +224,12 @@ LEAKS: dict[str, Callable[[], object]] = {
     "in Google's retries": raiser(google_exceptions.RetryError(PROMPT, ValueError(PROMPT))),
     "in gRPC's details": raiser(RpcError(PROMPT)),
     "as a TLS error's reason": raiser(chained(ssl.SSLError(1, PROMPT), ValueError(PROMPT))),
+    "in a message of ModelForge's that quotes its context": raiser(
+        chained(modelforge_exceptions.ProviderError(f"Failed: {PROMPT}"), context=ValueError(PROMPT))
+    ),
+    "in an error that pretends to be ModelForge's": raiser(
+        type("OwnError", (Exception,), {"__module__": "modelforge.exceptions"})(PROMPT)
+    ),
     "in a message of ModelForge's that quotes its cause": raiser(
         chained(modelforge_exceptions.ProviderError(f"GitHub Copilot API error: {PROMPT}"), ValueError(PROMPT))
     ),
@@ -260,6 +273,42 @@ def test_there_are_enough_attempts_and_they_would_be_noticed() -> None:
     assert holds_a_passage(quote(PROMPT.upper()), PROMPT)
     assert holds_a_passage(json.dumps(PROMPT), PROMPT)
     assert not holds_a_passage("e purple", PROMPT)
+
+
+WORDS = "the_purple_heron_nests_here"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        type("Odd", (Exception,), {"__module__": WORDS})(),
+        type("Odd", (Exception,), {"__module__": WORDS.replace("_", ".")})(),
+        type(WORDS * 10, (Exception,), {})(),
+        api_error(headers={"x-request-id": WORDS.replace("_", "-")}),
+        google_exceptions.InvalidArgument("x", error_info=SimpleNamespace(reason=WORDS)),
+        tls_error(WORDS),
+    ],
+    ids=["module", "dotted module", "long class", "request id", "Google's reason", "TLS reason"],
+)
+def test_words_that_look_like_an_identifier_are_not_told(error: BaseException) -> None:
+    for text in (*describe_error(error).event_attributes().values(), fault_text(error)):
+        assert "heron" not in text
+
+
+def test_the_long_name_of_a_function_or_a_file_is_not_told() -> None:
+    for fails in (lambda: in_a_function_named("x" * 201), lambda: compiled_with_a_name(f"/{'x' * 1025}.py")):
+        assert "x" * 100 not in describe_error(caught(fails)).stacktrace
+
+
+@pytest.mark.parametrize("name", ["<generated>", "/nonexistent/generated.py"])
+def test_the_source_of_code_that_is_in_no_file_is_not_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A tool that runs a model's answer gives its source to tracebacks.
+    source = f"[].{WORDS}"
+    monkeypatch.setitem(linecache.cache, name, (len(source), None, [source], name))
+    error = caught(lambda: eval(compile(source, name, "eval")))
+    for text in (describe_error(error).stacktrace, fault_text(error)):
+        assert name in text
+        assert "heron" not in text
 
 
 SECRET = "my/own+secret=1"
@@ -340,6 +389,8 @@ FACTS: list[tuple[BaseException, str]] = [
     (OSError("x"), "OSError"),
     (OSError(10**30, "x"), "OSError"),
     (socket.gaierror(-2, "x"), "socket.gaierror: [Errno -2] name resolution failed"),
+    (socket.gaierror(10**30, "x"), "socket.gaierror"),
+    (tls_error("CERTIFICATE_VERIFY_FAILED"), "ssl.SSLError: CERTIFICATE_VERIFY_FAILED"),
     (http_error("x"), "requests.exceptions.HTTPError: 500"),
     (urllib.error.HTTPError("x", 503, "x", Message(), None), "urllib.error.HTTPError: 503"),
     (
@@ -685,6 +736,9 @@ def test_the_application_s_exception_is_left_as_it_is() -> None:
         (RpcError("x"), f"{__name__}.RpcError"),
         (type("two words", (KeyError,), {})(), "KeyError"),
         (type("Odd", (KeyError,), {"__module__": "two words"})(), "Odd"),
+        (type("Odd", (KeyError,), {"__module__": "never.imported"})(), "Odd"),
+        (type(OPENAI_KEY.replace("-", "_"), (KeyError,), {})(), "KeyError"),
+        (type("x" * 201, (KeyError,), {})(), "KeyError"),
     ],
 )
 def test_the_type_is_the_qualified_name_of_the_class(error: BaseException, kind: str) -> None:

@@ -63,6 +63,11 @@ CREDENTIALS = {
     r"https://host/v1?alt=sse\u0026key=abc\u0026x=1": r"https://host/v1?alt=sse\u0026key=[REDACTED]\u0026x=1",
     "u=https%3A%2F%2Fhost%3Falt%3Dsse%26key%3Dabc": "u=https%3A%2F%2Fhost%3Falt%3Dsse%26key%3D[REDACTED]",
     "https://host/f?X-Amz-Signature=abc&sig=def": "https://host/f?X-Amz-Signature=[REDACTED]&sig=[REDACTED]",
+    "https://host/v1?alt=sse&#38;key=abc&auth=abc": "https://host/v1?alt=sse&#38;key=[REDACTED]&auth=[REDACTED]",
+    "u=https%253A%252F%252Fhost%253Falt%253Dsse%2526key%253Dabc": (
+        "u=https%253A%252F%252Fhost%253Falt%253Dsse%2526key%253D[REDACTED]"
+    ),
+    "u=https%3A%2F%2Fme%3Ahunter2%40host%2Fv1": "u=https%3A%2F%2F[REDACTED]%40host%2Fv1",
     # Assignments.
     "OPENAI_API_KEY=hunter2": "OPENAI_API_KEY=[REDACTED]",
     "OPENAI_KEY=hunter2": "OPENAI_KEY=[REDACTED]",
@@ -74,7 +79,17 @@ CREDENTIALS = {
     "Server=db;Uid=me;Pwd=hunter2;Port=1": "Server=db;Uid=me;Pwd=[REDACTED];Port=1",
     "AccountKey=abc==;EndpointSuffix=x": "AccountKey=[REDACTED];EndpointSuffix=x",
     "api_key=SecretStr('abc'), n=1": "api_key=SecretStr('[REDACTED]'), n=1",
+    "DB_PASS=hunter2": "DB_PASS=[REDACTED]",
+    "api_key=r'abc', n=1": "api_key=r'[REDACTED]', n=1",
+    'password = """hunter2"""': 'password = """[REDACTED]"""',
+    "tool --api-key hunter2 --token 'hunter 2'": "tool --api-key [REDACTED] --token '[REDACTED] 2'",
+    "<password>hunter2</password><n>1</n>": "<password>[REDACTED]</password><n>1</n>",
     # JSON and repr.
+    '{"api_key": ["abc"], "n": 1}': '{"api_key": ["[REDACTED]"], "n": 1}',
+    '{"name": "x-api-key", "value": "a1b2c3d4e5f6g7h8"}': '{"name": "x-api-key", "value": "[REDACTED]"}',
+    '{"bearer": "a1b2c3d4", "jwt": "a1b2c3d4"}': '{"bearer": "[REDACTED]", "jwt": "[REDACTED]"}',
+    r"\x22password\x22:\x22abc\x22": r"\x22password\x22:\x22[REDACTED]\x22",
+    "&#x22;password&#x22;:&#x22;abc&#x22;": "&#x22;password&#x22;:&#x22;[REDACTED]&#x22;",
     '{"password": "my pass phrase", "n": 1}': '{"password": "[REDACTED]", "n": 1}',
     r'{"client_secret":"a\"b c","n":1}': '{"client_secret":"[REDACTED]","n":1}',
     r"{\"api_key\": \"abc\", \"n\": 1}": r"{\"api_key\": \"[REDACTED]\", \"n\": 1}",
@@ -108,6 +123,12 @@ CREDENTIALS = {
     "ya29.a0AfH6SMBx": "[REDACTED]",
     "lsv2_pt_abcdef123456": "[REDACTED]",
     "got tid=abc;exp=1700000000;8kp=1:0a back": "got [REDACTED] back",
+    "SG.abcdef123456.abcdef and GOCSPX-abcdef123456": "[REDACTED] and [REDACTED]",
+    "whsec_abcdef123456, glsa_abcdef123456, xapp-1-abcdef123456": "[REDACTED], [REDACTED], [REDACTED]",
+    "refreshed by 1//0abcdef-123456.": "refreshed by [REDACTED]",
+    "eyJhbGciOiJI%2EeyJzdWIiOiIx%2Eabc": "[REDACTED]",
+    "> -----BEGIN PRIVATE KEY-----\n> MIIE\n> -----END PRIVATE KEY-----": "> [REDACTED]",
+    "-----BEGIN%20PRIVATE%20KEY-----%0AMIIE%0A-----END%20PRIVATE%20KEY-----": "[REDACTED]",
     r"\nsk-abcdef123456\n": r"\n[REDACTED]\n",
     r"\u0022sk-abcdef123456\u0022": r"\u0022[REDACTED]\u0022",
     "%22sk-abcdef123456%22": "%22[REDACTED]%22",
@@ -150,6 +171,9 @@ HARMLESS = [
     "-----BEGIN of the story",
     "tid=1",
     "eyJ and eyJ.x",
+    "login --token-type jwt --max-tokens 5 <user> <password> now",
+    "u=https%3A%2F%2Fhost%2Fx%3Fmail%3Dme%40host",
+    "a password > 8 characters, the bearer: a friend, pass: yes, auth: none",
 ]
 
 
