@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -55,6 +56,9 @@ def isolate() -> None:
     roots.write_bytes(certificate())
     os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = str(roots)
     _forget_settings()
+    # A shell without job control ignores SIGINT in background commands, and the tests' processes would inherit it.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # ModelForge works out the paths of its global and its local configuration when it is imported.
     with contextlib.chdir(home):
         importlib.import_module("modelforge.registry")
