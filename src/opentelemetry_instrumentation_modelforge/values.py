@@ -15,6 +15,8 @@ from typing import Final, cast
 NOTHING: Final[Mapping[str, object]] = {}
 """The empty mapping, shared."""
 
+_LONGEST_NAME: Final = 256
+
 
 def encodable(text: str) -> str:
     """Return ``text`` as a plain ``str`` without lone surrogates, each replaced by U+FFFD.
@@ -34,6 +36,14 @@ def encodable(text: str) -> str:
 def text(value: object) -> str | None:
     """Return ``value`` if it is a non-empty string, as :func:`encodable` makes it."""
     return encodable(value) if isinstance(value, str) and value else None
+
+
+def short_text(value: object) -> str | None:
+    """Return ``value`` if it is a string of 1 to 256 characters, as :func:`encodable` makes it.
+
+    No id, model name or finish reason is longer. A server that puts a text there would put it into metrics, too.
+    """
+    return encodable(value) if isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME else None
 
 
 def integer(value: object) -> int | None:

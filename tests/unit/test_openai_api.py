@@ -38,6 +38,13 @@ def test_a_whole_answer() -> None:
     assert read(ChatCompletion.construct(**copy.deepcopy(body))) == expected
 
 
+def test_a_text_in_the_place_of_a_name_is_not_told() -> None:
+    text = "The patient's name is Ann. " * 100
+    choices = [{"index": 0, "message": {}, "finish_reason": text}]
+    answer = read(completion(id=text, model=text, choices=choices, service_tier=text, system_fingerprint=text))
+    assert answer == Response(usage=Usage(30, 8), api_type="chat_completions")
+
+
 def test_every_choice_has_its_reason() -> None:
     choices = [{"index": index, "message": {}, "finish_reason": reason} for index, reason in enumerate("ab")]
     assert read(completion(choices=choices[::-1])).finish_reasons == ("a", "b")

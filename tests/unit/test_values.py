@@ -69,6 +69,14 @@ def test_text(value: object, expected: str | None) -> None:
     assert values.text(value) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("stop", "stop"), ("m" * 256, "m" * 256), ("m" * 257, None), ("", None), (1, None), (None, None)],
+)
+def test_a_short_text_has_at_most_256_characters(value: object, expected: str | None) -> None:
+    assert values.short_text(value) == expected
+
+
 @pytest.mark.parametrize("value", [0, 1, -1, 2**63 - 1, -(2**63)])
 def test_an_integer_of_64_bits_is_one(value: int) -> None:
     assert integer(value) == value

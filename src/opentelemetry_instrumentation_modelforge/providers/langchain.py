@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from ..response import Response, Usage
-from ..values import NOTHING, count, mapping, text
+from ..values import NOTHING, count, mapping, short_text
 from .openai_usage import read_price, read_usage
 
 # LangChain's own message ids; a provider's id looks different.
@@ -36,20 +36,20 @@ def read_result(
     token_usage = mapping(said.get("token_usage"))
     reasons: list[str] = []
     for fields in metadata:
-        if reason := text(fields.get("finish_reason") or fields.get("done_reason") or fields.get("stop_reason")):
+        if reason := short_text(fields.get("finish_reason") or fields.get("done_reason") or fields.get("stop_reason")):
             reasons.append(reason)
     # langchain-core marks a cached message with a total_cost of 0; no provider's count has that field.
     cached = usage.get("total_cost") == 0
     return Response(
-        text(said.get("id")) or _message_id(message),
-        text(said.get("model_name") or said.get("model")),
+        short_text(said.get("id")) or _message_id(message),
+        short_text(said.get("model_name") or said.get("model")),
         tuple(reasons),
         None
         if cached
         else read_usage(chunk_usage) or read_usage(token_usage) or read_usage(usage) or _usage_of_ollama(said),
         read_price(token_usage) if token_usage and not cached else None,
-        text(said.get("service_tier")),
-        text(said.get("system_fingerprint")),
+        short_text(said.get("service_tier")),
+        short_text(said.get("system_fingerprint")),
         cached,
     )
 
@@ -68,7 +68,7 @@ def _metadata(generation: object) -> Mapping[str, object]:
 
 
 def _message_id(message: object) -> str | None:
-    identifier = text(getattr(message, "id", None))
+    identifier = short_text(getattr(message, "id", None))
     return None if identifier is None or identifier.startswith(_RUN_ID_PREFIXES) else identifier
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from ..response import Response, Usage
-from ..values import NOTHING, count, items, mapping, text
+from ..values import NOTHING, count, items, mapping, short_text
 from .langchain import read_result
 from .provider import Answer, Provider, Tap
 
@@ -102,10 +102,10 @@ class _Answer(Answer):
             return read_result(generations, llm_output)
         line = _parsed(self._last)
         done = line.get("done") is True
-        reason = text(line.get("done_reason"))
+        reason = short_text(line.get("done_reason"))
         failed = bool(_parsed(self._error).get("error"))
         return Response(
-            model=text(line.get("model")),
+            model=short_text(line.get("model")),
             finish_reasons=(reason,) if reason else (),
             usage=_usage(line) if done else None,
             error=ERROR if failed else None if done else INCOMPLETE,

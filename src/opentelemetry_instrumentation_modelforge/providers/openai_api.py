@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from ..response import Response, Usage
 from ..semconv import OPENAI_API_TYPE_CHAT_COMPLETIONS, OPENAI_API_TYPE_RESPONSES
-from ..values import NOTHING, count, items, mapping, text
+from ..values import NOTHING, count, items, mapping, short_text
 from .langchain import read_result
 from .openai_usage import fields, names_price, read_price, read_usage
 from .provider import Answer
@@ -205,12 +205,12 @@ class OpenAIAnswer(Answer):
             return result
         # LangChain has joined these.
         return result._replace(
-            model=text(self._model) or result.model,
+            model=short_text(self._model) or result.model,
             finish_reasons=self._finish_reasons() or result.finish_reasons,
         )
 
     def _finish_reasons(self) -> tuple[str, ...]:
-        reasons = (text(reason) for _, reason in sorted(self._reasons.items()))
+        reasons = (short_text(reason) for _, reason in sorted(self._reasons.items()))
         return tuple(reason for reason in reasons if reason)
 
     def _chat_completion(self) -> Response:
@@ -225,13 +225,13 @@ class OpenAIAnswer(Answer):
         if self._timings:
             usage = _with_timings(usage, self._timings)
         return Response(
-            id=text(self._id),
-            model=text(self._model),
+            id=short_text(self._id),
+            model=short_text(self._model),
             finish_reasons=self._finish_reasons(),
             usage=usage,
             cost=read_price(self._priced) if self._priced else None,
-            service_tier=text(self._tier),
-            system_fingerprint=text(self._fingerprint),
+            service_tier=short_text(self._tier),
+            system_fingerprint=short_text(self._fingerprint),
             error=_error_code(self._error) if self._error else EMPTY_RESPONSE if self._empty else None,
             api_type=OPENAI_API_TYPE_CHAT_COMPLETIONS,
         )
@@ -276,12 +276,12 @@ def _responses_api(response: Mapping[str, object], error: object) -> Response:
     status = response.get("status")
     error = response.get("error") or error
     return Response(
-        id=text(response.get("id")),
-        model=text(response.get("model")),
+        id=short_text(response.get("id")),
+        model=short_text(response.get("model")),
         finish_reasons=_finish_reasons(response),
         usage=read_usage(usage),
         cost=read_price(usage),
-        service_tier=text(response.get("service_tier")),
+        service_tier=short_text(response.get("service_tier")),
         error=_error_code(error) if error or status == "failed" else None,
         api_type=OPENAI_API_TYPE_RESPONSES,
     )
@@ -293,6 +293,6 @@ def _finish_reasons(response: Mapping[str, object]) -> tuple[str, ...]:
         called = any(fields(item).get("type") in _FUNCTION_CALLS for item in items(response.get("output")))
         return ("tool_calls" if called else "stop",)
     if status == "incomplete":
-        reason = text(fields(response.get("incomplete_details")).get("reason"))
+        reason = short_text(fields(response.get("incomplete_details")).get("reason"))
         return (_INCOMPLETE.get(reason, reason),) if reason else ()
     return ("error",) if status in ("failed", "cancelled") else ()
