@@ -29,6 +29,7 @@ HTTP = "opentelemetry.instrumentation.httpx"
 SETUPS = {
     "langfuse": ("langfuse", ["langfuse-sdk"]),
     "logfire": ("logfire", ["logfire.openai"]),
+    "logfire run": ("logfire", ["logfire.openai"]),
     "openlit": ("openlit", ["openlit.instrumentation.langchain"]),
     "phoenix": ("phoenix.otel", ["openinference.instrumentation.langchain", "openinference.instrumentation.openai"]),
     "traceloop": ("traceloop.sdk", ["opentelemetry.instrumentation.langchain"]),
@@ -39,6 +40,12 @@ APART = {
     "mlflow": ("mlflow.langchain", {"ChatOpenAI", "Completions", "AsyncCompletions"}),
 }
 DATADOGS_SWITCH = {"DD_TRACE_LANGCHAIN_ENABLED": "false", "DD_TRACE_OPENAI_ENABLED": "false"}
+
+
+def launcher(name: str) -> str:
+    found = shutil.which(name, path=Path(sys.executable).parent)
+    assert found is not None
+    return found
 
 
 @cache
@@ -53,10 +60,12 @@ def run(name: str, *, switched: bool) -> dict[str, Any]:
     command = [sys.executable, vendor_setups.__file__, name, *(["switched"] if switched else [])]
     env = {**os.environ, "PYTHONWARNINGS": "ignore", "TRACELOOP_TELEMETRY": "false"}
     if name == "ddtrace":
-        launcher = shutil.which("ddtrace-run", path=Path(sys.executable).parent)
-        assert launcher is not None
-        command.insert(0, launcher)
+        command.insert(0, launcher("ddtrace-run"))
         env |= DATADOGS_SWITCH if switched else {}
+    if name == "logfire run":
+        exclusion = ["--exclude=openai"] if switched else []
+        command[:1] = [launcher("logfire"), "run", "--no-summary", *exclusion]
+        env["LOGFIRE_SEND_TO_LOGFIRE"] = "false"
     process = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=180)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])

@@ -50,11 +50,15 @@ def test_first_requests_that_arrive_together_are_answered_and_traced(tmp_path: P
             # Only the end of a worker sends them.
             OTEL_BSP_SCHEDULE_DELAY="600000",
         )
-        service.wait()
-        callers = [Caller() for _ in range(REQUESTS)]
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            answers = list(pool.map(lambda caller: ask(service, "/view", caller), callers))
-        log = service.stop(signal.SIGTERM)
+        try:
+            service.wait()
+            callers = [Caller() for _ in range(REQUESTS)]
+            with ThreadPoolExecutor(REQUESTS) as pool:
+                answers = list(pool.map(lambda caller: ask(service, "/view", caller), callers))
+            log = service.stop(signal.SIGTERM)
+        finally:
+            # If it hangs, copies of the worker are left, which ending the master does not end.
+            service.kill()
     assert all("there" in answer for answer in answers)
     for caller in callers:
         spans = collector.traces.get(caller.trace_id, [])

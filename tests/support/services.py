@@ -172,6 +172,12 @@ class Service:
                 raise AssertionError(f"{self.process.args} did not end:\n{self.log.read_text()}") from None
         return self.log.read_text()
 
+    def kill(self) -> None:
+        """End it and all that it forked, without asking."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
 
 def ask(service: Service, path: str, caller: Caller) -> str:
     with contextlib.closing(http.client.HTTPConnection(HOST, service.port, timeout=TIMEOUT)) as connection:

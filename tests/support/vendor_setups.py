@@ -77,6 +77,12 @@ def logfire(switched: bool, url: str) -> list[Any]:
     return []
 
 
+def logfire_run(switched: bool, url: str) -> list[Any]:
+    # The launcher has configured Logfire and instrumented what is installed.
+    trace.get_tracer_provider().add_span_processor(PROCESSOR)
+    return []
+
+
 def mlflow(switched: bool, url: str) -> list[Any]:
     import mlflow
 
@@ -105,6 +111,7 @@ SETUPS: dict[str, Callable[[bool, str], list[Any]]] = {
     "ddtrace": no_vendor,
     "langfuse": langfuse,
     "logfire": logfire,
+    "logfire run": logfire_run,
     "mlflow": mlflow,
     "openlit": openlit,
     "phoenix": phoenix,
