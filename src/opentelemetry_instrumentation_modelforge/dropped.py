@@ -8,9 +8,9 @@ A destructor may run inside a garbage collection, and so inside code that holds 
 """
 
 import os
+import queue
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
 from threading import Thread
 from typing import Final
 
@@ -18,7 +18,7 @@ from .otel_utils import Guard
 
 _END_GUARD: Final = Guard("ending a dropped stream")
 
-_ends = SimpleQueue[Callable[[], None]]()
+_ends = queue.SimpleQueue[Callable[[], None]]()
 _running = False
 
 
@@ -29,8 +29,13 @@ def end_soon(end: Callable[[], None]) -> None:
 
 def start_thread() -> None:
     """Start the thread, unless it runs. Each call does so when it is made, since a destructor can start no thread."""
-    global _running  # noqa: PLW0603
+    global _ends, _running  # noqa: PLW0603
     if not _running:
+        # gevent may have patched the module since: waiting on the original queue would block every greenlet.
+        if not isinstance(_ends, queue.SimpleQueue):
+            waiting, _ends = _ends, queue.SimpleQueue[Callable[[], None]]()
+            while not waiting.empty():
+                _ends.put(waiting.get())
         # Without a thread, as at the interpreter's shutdown, the calls are ended at exit.
         with suppress(RuntimeError):
             Thread(target=_end_each, name="modelforge-dropped-streams", daemon=True).start()
@@ -48,7 +53,7 @@ def _end_each() -> None:
 
 def _forget() -> None:
     global _ends, _running  # noqa: PLW0603
-    _ends = SimpleQueue[Callable[[], None]]()
+    _ends = queue.SimpleQueue[Callable[[], None]]()
     _running = False
 
 

@@ -185,3 +185,23 @@ def test_a_process_ends_at_once_with_the_thread_waiting(python: Python) -> None:
         "import threading; event = threading.Event(); dropped.end_soon(event.set); print(event.wait(10))",
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "ended\nTrue\n", "")
+
+
+def test_the_thread_waits_on_the_queue_that_gevent_has_put_in_place_since_the_import(python: Python) -> None:
+    program = """
+import queue, threading
+from opentelemetry_instrumentation_modelforge import dropped
+
+class Patched(queue.SimpleQueue):
+    pass
+
+ended = [threading.Event(), threading.Event()]
+dropped.end_soon(ended[0].set)
+queue.SimpleQueue = Patched
+dropped.start_thread()
+dropped.end_soon(ended[1].set)
+assert all(event.wait(10) for event in ended)
+assert type(dropped._ends) is Patched
+"""
+    done = python("-c", program)
+    assert done.returncode == 0, done.stderr

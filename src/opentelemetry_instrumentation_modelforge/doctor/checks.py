@@ -135,7 +135,7 @@ def _not_instrumented(process: Process) -> tuple[str, str]:
     if process.vendor_launcher is not None:
         remedy = f"Call {_IN_CODE} at the start of the application."
         if process.vendor_launcher == "newrelic-admin":
-            remedy = "newrelic-admin run-program opentelemetry-instrument python …"
+            remedy = "opentelemetry-instrument newrelic-admin run-program python …"
         elif process.vendor_launcher == "ddtrace-run" and not is_true("DD_TRACE_OTEL_ENABLED"):
             remedy += "\nexport DD_TRACE_OTEL_ENABLED=true, so that Datadog records its spans"
         return f"{process.vendor_launcher} has started this process; it loads no OpenTelemetry instrumentation", remedy
