@@ -32,7 +32,7 @@ def start_thread() -> None:
     global _ends, _running  # noqa: PLW0603
     if not _running:
         # gevent may have patched the module since: waiting on the original queue would block every greenlet.
-        if not isinstance(_ends, queue.SimpleQueue):
+        if not isinstance(_ends, queue.SimpleQueue):  # pyright: ignore[reportUnnecessaryIsInstance]
             waiting, _ends = _ends, queue.SimpleQueue[Callable[[], None]]()
             while not waiting.empty():
                 _ends.put(waiting.get())
