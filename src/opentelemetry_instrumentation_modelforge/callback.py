@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
 from importlib import import_module
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseRunManager
@@ -283,7 +283,7 @@ def llm_new_token(wrapped: Callable[..., None]) -> Callable[..., None]:
         call = _only_call(self)
         if call is None:
             wrapped(self, token, chunk=chunk, **kwargs)
-        else:
+        elif call:
             call.chunk(chunk)
 
     return on_llm_new_token
@@ -297,7 +297,7 @@ def allm_new_token(wrapped: Callable[..., Awaitable[None]]) -> Callable[..., Awa
         call = _only_call(self)
         if call is None:
             await wrapped(self, token, chunk=chunk, **kwargs)
-        else:
+        elif call:
             call.chunk(chunk)
 
     return on_llm_new_token
@@ -306,16 +306,16 @@ def allm_new_token(wrapped: Callable[..., Awaitable[None]]) -> Callable[..., Awa
 _CALL_ATTRIBUTE: Final = "_opentelemetry_call"
 
 
-def _only_call(run: BaseRunManager) -> Call | None:
-    """Return the call of a run that has no other callback than ours."""
+def _only_call(run: BaseRunManager) -> Call | Literal[False] | None:
+    """Return the call of a run that has no other callback than ours, False if it has no call, else None."""
     handlers = run.handlers
     if not handlers or len(handlers) != 1:
         return None
     # Kept on LangChain's object of the run, since this runs for every chunk.
-    call: Call | None = run.__dict__.get(_CALL_ATTRIBUTE)
+    call: Call | Literal[False] | None = run.__dict__.get(_CALL_ATTRIBUTE)
     # Not isinstance, because a subclass may do more.
     if call is None and type(handlers[0]) is OpenTelemetryCallback:
-        call = run.__dict__[_CALL_ATTRIBUTE] = _call_of_run(run.run_id)
+        call = run.__dict__[_CALL_ATTRIBUTE] = _call_of_run(run.run_id) or False
     return call
 
 

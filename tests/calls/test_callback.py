@@ -302,6 +302,14 @@ def test_a_chunk_goes_straight_to_the_only_callback_of_a_run(
     assert chunk_count(instrumented) > 1
 
 
+def test_a_chunk_of_a_run_that_nobody_records_goes_nowhere(
+    registry: ModelForgeRegistry, instrumented: Telemetry, dispatched: Dispatched
+) -> None:
+    with suppress_instrumentation():
+        assert "on_llm_new_token" not in dispatched(get_llm(registry))
+    assert MODEL_SPAN not in span_names(instrumented)
+
+
 def test_another_callback_hears_of_each_chunk_as_ever(
     registry: ModelForgeRegistry, instrument: Instrument, dispatched: Dispatched
 ) -> None:
