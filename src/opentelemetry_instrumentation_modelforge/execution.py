@@ -30,6 +30,7 @@ from .values import NOTHING
 P = ParamSpec("P")
 T = TypeVar("T")
 
+
 class RunCall(NamedTuple):
     """The call that is told of a run's chunks without LangChain's help."""
 
