@@ -279,6 +279,8 @@ class Tracer:
                 self.places.append(place)
                 return
             self.place = place
+            # Otherwise a frame that the interrupt leaves would be kept, and with it the stream that it steps.
+            self._before.clear()
             assert self._interrupt is not None
             self._interrupt()
 
