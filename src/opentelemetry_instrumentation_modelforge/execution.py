@@ -7,24 +7,23 @@ A callback can do neither. LangChain runs start and end callbacks in different t
 context that another has attached; and a cancellation, an interrupt or a dropped stream may reach no callback at all. So
 each frame that runs a model attaches and detaches by itself, and ends the calls it started if an exception leaves it.
 
-Each frame is entered twice (``with frame, frame:``). An interrupt may come between any two statements, also within
-``__exit__``; then the outer ``__exit__`` completes what the inner one has not done.
+Each frame is entered twice, as a ``Scope`` is.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from functools import wraps
 from types import TracebackType
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from opentelemetry.context import Context, attach, get_current
 
 from .call import Call, context_without_call, current_call
 from .otel_utils import Guard
 from .patching import Wrap
 from .providers import Tap
+from .scope import Scope
 from .values import NOTHING
 
 P = ParamSpec("P")
@@ -93,9 +92,23 @@ def current_frame() -> Frame | None:
     return None if frame is None or frame.over else frame
 
 
-def make_current(frame: Frame) -> Token[Frame | None]:
-    """Make ``frame`` the innermost one; :func:`restore` undoes it."""
-    return _frame.set(frame)
+def frame_around() -> Frame | None:
+    """Return the frame that :func:`leave_frame` makes the innermost one again."""
+    return _frame.get()
+
+
+def enter_frame(frame: Frame) -> None:
+    """Make ``frame`` the innermost one."""
+    _frame.set(frame)
+
+
+def leave_frame(frame: Frame, around: Frame | None) -> None:
+    """Make ``around`` the innermost frame again, if ``frame`` is.
+
+    Not by a token, which is lost if an interrupt comes before it is stored.
+    """
+    if _frame.get() is frame:
+        _frame.set(around)
 
 
 def call_of(run_id: UUID) -> Call | None:
@@ -104,41 +117,34 @@ def call_of(run_id: UUID) -> Call | None:
     return None if frame is None else frame.call_of(run_id)
 
 
-def restore(token: Token[Any]) -> None:
-    """Restore what was current before ``token``.
-
-    A task that is destroyed while it waits is closed by its collector, in another context. There ``detach`` would log a
-    failure, although nothing is wrong. A token that has been used has done its work.
-    """
-    # Runs for every chunk, and contextlib.suppress takes several times as long.
-    try:  # noqa: SIM105
-        token.var.reset(token)
-    except (ValueError, RuntimeError, AttributeError):
-        # The context that Datadog puts in place of OpenTelemetry's has tokens without a variable, and restores itself.
-        pass
-
-
 class _GenerateFrame(Frame):
     """A running ``generate`` or ``agenerate``: the calls it starts, one for each prompt."""
 
-    __slots__ = ("_calls", "_token")
+    __slots__ = ("_around", "_calls")
 
     def __init__(self, model: object) -> None:
         super().__init__(model)
+        self._around = frame_around()
         self._calls: list[Call] = []
-        self._token: Token[Frame | None] | None = None
 
     def __enter__(self) -> None:
-        if self._token is None:
-            self._token = make_current(self)
+        pass
+
+    def start(self) -> None:
+        """Become the innermost frame."""
+        enter_frame(self)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._token is not None:
-            self._token = restore(self._token)
+        leave_frame(self, self._around)
         if error is not None:
             for call in self._calls:
                 call.fail(error)
         self.release()
+
+    def release(self) -> None:
+        """Let go of the frame around, too."""
+        super().release()
+        self._around = None
 
     def call_of(self, run_id: UUID) -> Call | None:
         # LangChain passes the very object on, and comparing UUIDs takes several times as long.
@@ -151,30 +157,28 @@ class _GenerateFrame(Frame):
         self._calls.append(call)
 
 
-class _RequestFrame:
+class _RequestFrame(Scope):
     """A running ``_generate_with_cache`` or ``_agenerate_with_cache``: one prompt on its way to the provider.
 
     :param run_manager: LangChain's, by which the call of the run is found.
     """
 
-    __slots__ = ("_call", "_context", "_token")
+    __slots__ = ("_call",)
 
     def __init__(self, run_manager: Any) -> None:
-        current = get_current()
+        super().__init__()
         # None for a model without our callback.
         self._call = None if run_manager is None else call_of(run_manager.run_id)
-        self._context = context_without_call(current) if self._call is None else self._call.context_over(current)
-        self._token: Token[Context] | None = None
         if self._call is not None:
             _take_over(run_manager, self._call)
 
-    def __enter__(self) -> None:
-        if self._token is None:
-            self._token = attach(self._context)
+    def start(self) -> None:
+        """Make the call's span current."""
+        before = self._before
+        self.attach(context_without_call(before) if self._call is None else self._call.context_over(before))
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._token is not None:
-            self._token = restore(self._token)
+        super().__exit__(kind, error, traceback)
         if error is not None and self._call is not None:
             # Now, since the others of a batch may run on for long, and no callback hears of an interrupt.
             self._call.fail(error)
@@ -203,6 +207,7 @@ def generate(wrapped: Callable[P, T]) -> Callable[P, T]:
     def generate(*args: P.args, **kwargs: P.kwargs) -> T:
         frame = _GenerateFrame(args[0] if args else None)
         with frame, frame:
+            frame.start()
             return wrapped(*args, **kwargs)
 
     return generate
@@ -216,6 +221,7 @@ def agenerate(wrapped: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         # A task that is pending when its event loop is closed is destroyed, as a stream is dropped.
         frame = _GenerateFrame(args[0] if args else None)
         with frame, frame:
+            frame.start()
             return await wrapped(*args, **kwargs)
 
     return agenerate
@@ -228,6 +234,7 @@ def generate_with_cache(wrapped: Callable[..., Any]) -> Callable[..., Any]:
     def _generate_with_cache(*args: Any, **kwargs: Any) -> Any:
         frame = _RequestFrame(kwargs.get("run_manager"))
         with frame, frame:
+            frame.start()
             result = wrapped(*args, **kwargs)
         frame.end(result)
         return result
@@ -242,6 +249,7 @@ def agenerate_with_cache(wrapped: Callable[..., Awaitable[Any]]) -> Callable[...
     async def _agenerate_with_cache(*args: Any, **kwargs: Any) -> Any:
         frame = _RequestFrame(kwargs.get("run_manager"))
         with frame, frame:
+            frame.start()
             result = await wrapped(*args, **kwargs)
         frame.end(result)
         return result

@@ -4,25 +4,24 @@
 """The wrappers around ``ModelForgeRegistry``: the ``get_llm`` span, the model, and the injected callback."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import Token
 from sys import exception, modules
 from types import TracebackType
 from typing import Any, Final, TypeGuard, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.language_models import BaseChatModel
-from opentelemetry.context import Context, attach, create_key, get_current
+from opentelemetry.context import Context, create_key, get_current
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, set_span_in_context
 from opentelemetry.util.types import AttributeValue
 
 from .block_attributes import NO_BLOCK, BlockAttributes, current_block
 from .callback import OpenTelemetryCallback
-from .execution import restore
 from .inference import record_error
 from .model import ModelIdentity, baggage_attributes
 from .otel_utils import Guard
 from .providers import provider_of
+from .scope import Scope
 from .semconv import MODELFORGE_ENHANCED, MODELFORGE_MODEL, MODELFORGE_PROVIDER, SPAN_GET_LLM
 from .telemetry import Telemetry, active_telemetry
 from .values import text
@@ -35,27 +34,21 @@ _DESCRIBE_GUARD: Final = Guard("describing get_llm")
 _END_GUARD: Final = Guard("ending the get_llm span")
 
 
-class _GetLLM:
-    """A running ``get_llm``: its span, and the model as far as it has been resolved.
+class _GetLLM(Scope):
+    """A running ``get_llm``: its span, and the model as far as it has been resolved."""
 
-    It is entered twice and each exit does what is left to do, as in ``execution.py``.
-    """
-
-    __slots__ = ("_block", "_ended", "_handled", "_span", "_telemetry", "_token", "identity", "registry")
+    __slots__ = ("_block", "_ended", "_handled", "_span", "_telemetry", "identity", "registry")
 
     def __init__(self, telemetry: Telemetry, registry: object) -> None:
+        super().__init__()
         self._telemetry = telemetry
         self._block = _block_of(registry).updated_by(current_block())
         self._span: Span = INVALID_SPAN
-        self._token: Token[Context] | None = None
         self._ended = False
         self._handled = exception()
         """The exception that the application is handling, which is not ours to tell."""
         self.registry = registry
         self.identity: ModelIdentity | None = None
-
-    def __enter__(self) -> None:
-        pass
 
     def start(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Start the span, and make it current.
@@ -72,7 +65,7 @@ class _GetLLM:
         attributes.update(baggage_attributes(configuration.baggage_keys))
         with _START_GUARD:
             self._span = self._telemetry.tracer.start_span(SPAN_GET_LLM, kind=SpanKind.INTERNAL, attributes=attributes)
-        self._token = attach(Context({**set_span_in_context(self._span), _GET_LLM_KEY: self}))
+        self.attach(Context({**set_span_in_context(self._span), _GET_LLM_KEY: self}))
 
     def resolve(self, llm: object) -> None:
         """Complete the model with what the built client tells, and describe it on the span."""
@@ -96,8 +89,7 @@ class _GetLLM:
             vars(model)["callbacks"] = _with_callback(model.callbacks, callback)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._token is not None:
-            self._token = restore(self._token)
+        super().__exit__(kind, error, traceback)
         if not self._ended:
             with _DESCRIBE_GUARD:
                 if self.identity is not None and self._span.is_recording():

@@ -27,8 +27,9 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import get_current_span
 
 from .call import Call, context_without_call, current_call
-from .execution import Frame, make_current, restore
+from .execution import Frame, enter_frame, frame_around, leave_frame
 from .interrupts import is_from_signal_handler
+from .scope import Scope, restore
 
 P = ParamSpec("P")
 
@@ -111,32 +112,31 @@ class _StreamFrame(Frame):
         self.call = self.context = self._created_in = self.begun_in = None
 
 
-class _Step:
+class _Step(Scope):
     """One step of a stream, by the long way."""
 
-    __slots__ = ("_first", "_frame", "_frame_token", "_generator", "_token")
+    __slots__ = ("_around", "_first", "_frame", "_generator")
 
     def __init__(self, frame: _StreamFrame, generator: Any) -> None:
+        super().__init__()
         self._frame = frame
         self._generator = generator
         self._first = frame.call is None
-        self._frame_token: Token[Frame | None] | None = None
-        self._token: Token[Context] | None = None
+        self._around = frame_around()
 
-    def __enter__(self) -> None:
-        # One thing at a time, since an exit follows only an enter that has ended. Once the call is known, no start
-        # callback needs to find the frame.
-        if self._first and self._frame_token is None:
-            self._frame_token = make_current(self._frame)
-        elif self._token is None:
-            self._token = attach(self._frame.context or self._frame.step_context())
+    def start(self) -> None:
+        """Make the frame and the context of the step current."""
+        frame = self._frame
+        # Once the call is known, no start callback needs to find the frame.
+        if self._first:
+            enter_frame(frame)
+        self.attach(frame.context or frame.step_context())
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         frame = self._frame
-        if self._token is not None:
-            self._token = restore(self._token)
-        if self._frame_token is not None:
-            self._frame_token = restore(self._frame_token)
+        super().__exit__(kind, error, traceback)
+        if self._first:
+            leave_frame(frame, self._around)
         if error is not None:
             frame.leave(error, self._generator)
         elif self._first:
@@ -200,20 +200,23 @@ class Stream(_StreamProxy):
         return self
 
     def __next__(self) -> Any:
-        token = None
+        before = None
         try:
             frame = self._frame
-            if frame.context is None:
+            context = frame.context
+            if context is None:
                 return next(self._generator) if frame.over else self._step(next, self._generator)
             # The short way of _step.
+            before = frame.variable.get()
             try:
-                token = frame.variable.set(frame.context)
+                frame.variable.set(context)
                 return next(self._generator)
             finally:
-                token = token and frame.variable.reset(token)
+                frame.variable.set(before)
         except BaseException as error:
-            if token is not None:
-                restore(token)
+            if before is not None:
+                # Again, because an interrupt may have come before the clause above did it.
+                self._frame.variable.set(before)
             self._frame.leave(error, self._generator)
             raise
 
@@ -237,6 +240,7 @@ class Stream(_StreamProxy):
         try:
             step = _Step(self._frame, self._generator)
             with step, step:
+                step.start()
                 return resume(*args)
         except BaseException as error:
             # Also for an interrupt of the outer exit.
@@ -280,16 +284,18 @@ class AsyncStream(_StreamProxy):
 
     async def _next(self, frame: _StreamFrame, context: Context) -> Any:
         # The short way of _step.
-        token = None
+        before = token = None
         try:
+            before = frame.variable.get()
             try:
                 token = frame.variable.set(context)
                 return await self._generator.__anext__()
             finally:
                 token = token and restore(token)
         except BaseException as error:
-            if token is not None:
-                restore(token)
+            if before is not None and frame.variable.get() is context:
+                # An interrupt came before the token was stored, or before it was used.
+                frame.variable.set(before)
             frame.leave(error, self._generator)
             raise
 
@@ -310,6 +316,7 @@ class AsyncStream(_StreamProxy):
         try:
             step = _Step(self._frame, self._generator)
             with step, step:
+                step.start()
                 return await resume(*args)
         except BaseException as error:
             # Also for an interrupt of the outer exit.
