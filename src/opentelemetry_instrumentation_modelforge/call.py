@@ -3,10 +3,10 @@
 
 """The life of one model call: opened, a chunk, ended, failed, dropped, each once.
 
-A call ends exactly once, however many frames, callbacks and threads learn of its end: ending it removes it from
-``open_calls``, and nothing happens where it has been removed before. An interrupt (``KeyboardInterrupt``, or an
-exception that a signal handler raises) may come between any two statements. So a call is known to its frame before it
-starts, and ``_close`` completes an end that was cut short.
+A call ends exactly once, however many frames, callbacks and threads learn of its end: the first of them claims the
+end. An interrupt (``KeyboardInterrupt``, or an exception that a signal handler raises) may come after any function
+call, and what the function has returned is lost then. So a call is known to its frame before it starts, a claim can be
+looked up afterwards, and ``_close`` completes an end that was cut short.
 
 ``inference.py`` and ``enrichment.py`` have the two kinds of calls.
 """
@@ -32,7 +32,7 @@ CALL_KEY: Final = create_key("opentelemetry_instrumentation_modelforge.call")
 _SPENT: Final = Answer()
 
 open_calls: Final[dict[int, "Call"]] = {}
-"""Every call in flight in this process, by its ``id()``. Removing an entry grants the right to end the call."""
+"""Every call in flight in this process, by its ``id()``."""
 
 if hasattr(os, "register_at_fork"):
     # The parent process ends them.
@@ -52,11 +52,23 @@ def context_without_call(context: Context) -> Context:
 class Call(ABC):
     """One call of a model, from LangChain's start event to its end."""
 
-    __slots__ = ("_dropped_at", "_dropped_generations", "_model", "_request", "answer", "context", "handler", "run_id")
+    __slots__ = (
+        "_claims",
+        "_dropped_at",
+        "_dropped_generations",
+        "_model",
+        "_request",
+        "answer",
+        "context",
+        "handler",
+        "run_id",
+    )
 
     def __init__(self, model: Model, request: Request) -> None:
         self._model = model
         self._request = request
+        self._claims: dict[str, object] = {}
+        """Who ends the call: the first to set ``"end"``, which is never set again."""
         self._dropped_at: float | None = None
         self._dropped_generations: Sequence[object] = ()
         self.run_id = request.run_id
@@ -132,16 +144,17 @@ class Call(ABC):
         self._close(Ending("abandoned" if self._dropped_at is None else "closed", self._dropped_generations))
 
     def _close(self, ending: Ending) -> None:
-        claimed = False
+        claim = object()
         try:
-            claimed = open_calls.pop(id(self), None) is not None
-            if claimed:
+            if id(self) in open_calls and self._claims.setdefault("end", claim) is claim:
+                open_calls.pop(id(self), None)
                 self._finish(ending)
                 # It keeps the model's client, and a log record keeps the context with this call.
                 self.answer = _SPENT
         except BaseException:
             # An interrupt: the guards let nothing else pass.
-            if claimed:
+            if self._claims.get("end") is claim:
+                open_calls.pop(id(self), None)
                 self._abort()
             raise
 
