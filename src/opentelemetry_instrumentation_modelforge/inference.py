@@ -3,7 +3,8 @@
 
 """A call with a span, metrics and an event of its own. The only file that emits them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from sys import exception
 from time import perf_counter, time_ns
 from typing import Final
@@ -65,6 +66,7 @@ class Inference(Call):
         "_seen",
         "_span_context",
         "_started",
+        "_stream_count",
         "_streaming",
         "_time_to_first_chunk",
         "span",
@@ -82,8 +84,10 @@ class Inference(Call):
         self._gaps: Series | None = None
         self._last_chunk_at = 0.0
         self._time_to_first_chunk: float | None = None
+        self._stream_count: Iterator[int] = iter((1, -1))
+        """What the call still has to add to the number of active streams."""
         self._streaming = False
-        """Whether the call counts as an active stream."""
+        """Whether the call is counted as a stream."""
         self._started = 0.0
         self.span: Span = INVALID_SPAN
         self._span_context = INVALID_SPAN_CONTEXT
@@ -164,8 +168,9 @@ class Inference(Call):
             self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: 0})
 
     def _open_stream(self) -> None:
-        # In one statement, between which and the next an interrupt may come.
-        self._streaming = self._model.telemetry.active_streams.record(1, self._metric_attributes, self._span_context)
+        # First, because an interrupt may come before or after the count. Closing the stream counts all that is left.
+        self._streaming = True
+        self._count_stream(islice(self._stream_count, 1))
 
     def _finish(self, ending: Ending) -> None:
         now = perf_counter()
@@ -199,9 +204,10 @@ class Inference(Call):
             self.span.end()
 
     def _close_stream(self) -> None:
-        self._streaming = not self._model.telemetry.active_streams.record(
-            -1, self._metric_attributes, self._span_context
-        )
+        self._count_stream(self._stream_count)
+
+    def _count_stream(self, changes: Iterator[int]) -> None:
+        self._model.telemetry.active_streams.record_each(changes, self._metric_attributes, self._span_context)
 
     def _response(self, ending: Ending) -> Response:
         if ending.error is not None:

@@ -15,8 +15,9 @@ records the oldest measurement in place.
 import os
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import repeat
 from typing import Final
 
 from opentelemetry.context import Context
@@ -122,20 +123,32 @@ class Instrument:
         self.is_sum = is_sum
         self._collections = collections
 
-    def record(self, value: float, attributes: Attributes, span: SpanContext) -> bool:
+    def record(self, value: float, attributes: Attributes, span: SpanContext) -> None:
         """Have ``value`` recorded at the next collection, or now if there may be none.
 
         :param attributes: kept, so they must not change.
         :param span: the span by which an exemplar finds its trace; the span itself is not kept.
-        :returns: True, so that a caller can note in the same statement that it has measured. An interrupt may come
-            between two statements.
         """
         if not self._collections.told:
             self.record_now(value, attributes, _exemplar_context(span))
-            return True
+            return
         if len(_waiting) >= MOST_WAITING:
             _record_oldest()
-        return _waiting.append((self, value, attributes, span)) is None
+        _waiting.append((self, value, attributes, span))
+
+    def record_each(self, values: Iterator[float], attributes: Attributes, span: SpanContext) -> None:
+        """Take all ``values`` and have them recorded.
+
+        An interrupt that comes while measurements wait leaves each value either in ``values`` or recorded.
+        """
+        if not self._collections.told:
+            for value in values:
+                self.record_now(value, attributes, _exemplar_context(span))
+            return
+        if len(_waiting) >= MOST_WAITING:
+            _record_oldest()
+        # One call of a C function, during which no interrupt comes.
+        _waiting.extend(zip(repeat(self), values, repeat(attributes), repeat(span), strict=False))
 
     def series(self, attributes: Attributes, span: SpanContext) -> "Series":
         """Return a recorder of many values that share ``attributes`` and ``span``."""

@@ -11,6 +11,7 @@ import os
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 from weakref import ref
 
@@ -185,10 +186,18 @@ def test_an_exemplar_has_the_trace_of_its_call(
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["waiting", "at once"])
-def test_a_caller_is_told_that_it_has_measured(collections: Collections, record: Recorder, asked: bool) -> None:
+def test_values_are_recorded_as_far_as_they_are_taken(collections: Collections, record: Recorder, asked: bool) -> None:
     collections.told = asked
-    assert Instrument(record, collections).record(1, ATTRIBUTES, INVALID_SPAN_CONTEXT) is True
+    values = iter((1, 2, 3))
+    instrument = Instrument(record, collections)
+    instrument.record_each(islice(values, 1), ATTRIBUTES, INVALID_SPAN_CONTEXT)
     assert record.values == ([] if asked else [1])
+    record_waiting()
+    assert record.values == [1]
+    for _ in range(2):
+        instrument.record_each(values, ATTRIBUTES, INVALID_SPAN_CONTEXT)
+    record_waiting()
+    assert record.values == [1, 2, 3]
 
 
 @pytest.mark.parametrize("end", ["force_flush", "shutdown"])
