@@ -12,8 +12,11 @@ from uuid import UUID
 
 from langchain_core.language_models import BaseChatModel
 from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.context import Context, get_current
-from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.context import (
+    _SUPPRESS_INSTRUMENTATION_KEY,  # pyright: ignore[reportPrivateUsage]
+    Context,
+    get_current,
+)
 from opentelemetry.semconv.attributes import error_attributes
 from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.util.types import AnyValue
@@ -29,12 +32,16 @@ from .otel_utils import Guard
 from .providers.langchain import is_of_another_run
 from .request import Request
 from .response import Response, Usage
+from .scope import Scope
 from .semconv import EVENT_CHUNK, EVENT_OPERATION_DETAILS, MODELFORGE_CHUNK_INDEX, MODELFORGE_RESPONSE_CACHED
 from .telemetry import Telemetry
 
 _EMPTY: Final = Response()
 _UNREPORTED: Final = Usage()
 _FORGOTTEN: Final = Request(UUID(int=0), ())
+
+# As OpenTelemetry's suppress_instrumentation does, which an interrupt can keep from restoring the context.
+_SUPPRESSED: Final = {_SUPPRESS_INSTRUMENTATION_KEY: True, "suppress_instrumentation": True}
 
 # langchain-core marks an answer from its cache since it has this method (0.3.76).
 _CACHE_IS_MARKED: Final = hasattr(BaseChatModel, "_convert_cached_generations")
@@ -281,7 +288,9 @@ class Inference(Call):
         content = None
         if capture.wanted(recording=recording):
             # A redact function that asks a model must not be asked about that call, too.
-            with suppress_instrumentation():
+            scope = Scope()
+            with scope, scope:
+                scope.attach(Context({**get_current(), **_SUPPRESSED}))
                 content = capture.capture(
                     self._request.prompt,
                     ending.generations,
