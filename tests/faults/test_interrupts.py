@@ -1,14 +1,16 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""An interrupt at any line of the package: the application sees it, and nothing is left open."""
+"""An interrupt at any place of the package: the application sees it, and nothing is left open."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -20,7 +22,7 @@ from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
 from support.calls import chain, weather
 from support.environment import at_least
 from support.instant import InstantRegistry
-from support.interrupts import KINDS, Observer, Tracer, run
+from support.interrupts import KINDS, Observer, Place, Tracer, run
 
 SAMPLE = 12
 """Events of each way to call and kind of interrupt, unless all are asked for."""
@@ -175,35 +177,65 @@ def observer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     ModelForgeInstrumentor().uninstrument()
 
 
+@contextlib.contextmanager
+def without_old_garbage() -> Iterator[None]:
+    """Let the collector look at new objects alone. Otherwise it takes most of the time."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def faults_of(
+    observer: Observer, name: str, application: Callable[[], object], kind: str, at: int, *, opcodes: bool = False
+) -> list[str]:
+    outcome = run(observer, application, kind, at, opcodes=opcodes)
+    place = outcome.place
+    suspended = place is not None and place.function in BEFORE_THE_STEP
+    # A KeyboardInterrupt stops the event loop, and its traceback keeps the other tasks.
+    held = [] if suspended or (name == "abatch" and kind == "KeyboardInterrupt") else outcome.held
+    return [f"{name}: {kind} at {at}, {place}: {fault}" for fault in (*outcome.faults, *held)]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", WAYS)
 def test_an_interrupt_is_the_applications_and_leaves_nothing_open(
     observer: Observer, name: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "asyncio")
-    models = get_models()
-
-    def application() -> None:
-        WAYS[name](models)
-
+    application = partial(WAYS[name], get_models())
     application()
     events = Tracer.count(application)
     assert observer.left_open_soon() == []
     step = 1 if request.config.getoption("exhaustive") else max(events // SAMPLE, 1)
     faults: list[str] = []
-    # Otherwise the collector takes most of the time.
-    gc.collect()
-    gc.freeze()
-    try:
+    with without_old_garbage():
         for (offset, kind), first in product(enumerate(KINDS), range(0, events, step)):
             # Each kind at other places.
-            at = first + (offset * step) // len(KINDS)
-            outcome = run(observer, application, kind, at)
-            place = outcome.place
-            suspended = place is not None and place.function in BEFORE_THE_STEP
-            # A KeyboardInterrupt stops the event loop, and its traceback keeps the other tasks.
-            held = [] if suspended or (name == "abatch" and kind == "KeyboardInterrupt") else outcome.held
-            faults += [f"{kind} at {at}, {place}: {fault}" for fault in (*outcome.faults, *held)]
-    finally:
-        gc.unfreeze()
+            faults += faults_of(observer, name, application, kind, first + (offset * step) // len(KINDS))
+    assert faults == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize(("turn", "kind"), [(0, "KeyboardInterrupt"), (1, "function")])
+def test_an_interrupt_may_come_at_any_bytecode(
+    observer: Observer, turn: int, kind: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By default a kind interrupts half of the events, and each bytecode only in the first way to call that has it."""
+    caplog.set_level(logging.CRITICAL, "asyncio")
+    exhaustive = request.config.getoption("exhaustive")
+    interrupted: set[Place] = set()
+    faults: list[str] = []
+    with without_old_garbage():
+        for name, way in WAYS.items():
+            application = partial(way, get_models())
+            application()
+            places = Tracer.places_of(application, opcodes=True)
+            assert observer.left_open_soon() == []
+            for at, place in enumerate(places):
+                if exhaustive or (at % 2 == turn and place not in interrupted):
+                    interrupted.add(place)
+                    faults += faults_of(observer, name, application, kind, at, opcodes=True)
     assert faults == []

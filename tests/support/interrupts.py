@@ -26,9 +26,11 @@ from opentelemetry.context import contextvars_context, get_current
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Tracer as SDKTracer
 
 import opentelemetry_instrumentation_modelforge
 from opentelemetry_instrumentation_modelforge.call import open_calls
+from opentelemetry_instrumentation_modelforge.execution import frame_around, leave_frame
 
 PACKAGE = str(Path(opentelemetry_instrumentation_modelforge.__file__).parent)
 _CONTEXT_FILES = {context_api.__file__, contextvars_context.__file__}
@@ -227,10 +229,15 @@ class Tracer:
     @classmethod
     def count(cls, application: Callable[[], object], *, opcodes: bool = False) -> int:
         """Return the number of events of an application."""
+        return len(cls.places_of(application, opcodes=opcodes))
+
+    @classmethod
+    def places_of(cls, application: Callable[[], object], *, opcodes: bool = False) -> list[Place]:
+        """Return the place of each event of an application."""
         tracer = cls(None, None, opcodes=opcodes)
         with tracer.tracing():
             application()
-        return tracer.events
+        return tracer.places
 
     @contextlib.contextmanager
     def tracing(self) -> Iterator[None]:
@@ -245,6 +252,8 @@ class Tracer:
         return code.co_filename.startswith(PACKAGE) or (self._opcodes and code.co_filename in _CONTEXT_FILES)
 
     def _call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code is _START_SPAN and frame.f_back in self._before:
+            self._before[frame.f_back] = "a call that no event follows"  # pyright: ignore[reportArgumentType]
         if not self._traced(frame.f_code) or threading.current_thread() is not threading.main_thread():
             return None
         if self._opcodes:
@@ -285,8 +294,11 @@ class Tracer:
             self._interrupt()
 
 
-# After these CPython looks for signals, if the call is of a C function.
+# After these CPython looks for signals. After a call it does so only if the function is written in C. Which function is
+# called cannot be told here, so an event follows any call but one.
 _CHECKED = frozenset({"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD", "RESUME"})
+# Written in Python. So an interrupt cannot come between the start of a span and the store of what this returns.
+_START_SPAN = SDKTracer.start_span.__code__
 
 
 @functools.cache
@@ -334,6 +346,9 @@ def run(observer: Observer, application: Callable[[], object], kind: str, at: in
     if get_current() is not before:
         faults.append("the context is another")
         context_api.attach(before)
+    if (frame := frame_around()) is not None:
+        faults.append("a frame is current")
+        leave_frame(frame, None)
     # The application still holds the exception, and its traceback the frames.
     held = observer.left_open_soon(collected=False, within=0.03) if place and not place.destructor else []
     seen = None
