@@ -77,6 +77,30 @@ from support.openai_answers import TOKENS
             id="Anthropic, cache beside the prompt, not in the total",
         ),
         pytest.param(
+            {
+                "prompt_tokens_details": {
+                    "cached_tokens": 9,
+                    "cache_creation_tokens": 12,
+                    "cache_creation_token_details": {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 7},
+                }
+            },
+            Usage(30, 8, 9, 12, cache_write_1h_input_tokens=7),
+            id="LiteLLM, written for an hour",
+        ),
+        pytest.param(
+            {
+                "cache_creation_input_tokens": 12,
+                "cache_creation": {"ephemeral_5m_input_tokens": 12, "ephemeral_1h_input_tokens": 0},
+            },
+            Usage(30, 8, None, 12, cache_write_1h_input_tokens=0),
+            id="Anthropic, written for five minutes",
+        ),
+        pytest.param(
+            {"cache_creation": {"ephemeral_1h_input_tokens": 7}},
+            Usage(30, 8, None, 7, cache_write_1h_input_tokens=7),
+            id="Anthropic, written for an hour, without their sum",
+        ),
+        pytest.param(
             {"completion_tokens_details": {"reasoning_tokens": 6}},
             Usage(30, 8, reasoning_output_tokens=6),
             id="reasoning inside",

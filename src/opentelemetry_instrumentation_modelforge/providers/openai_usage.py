@@ -10,16 +10,19 @@ from ..response import Usage
 from ..values import NOTHING, mapping, price
 
 # The fields of Usage by position, and the total, which shows whether a part is included in its whole.
-_INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _REASONING, _AUDIO_INPUT, _AUDIO_OUTPUT, _TOTAL = range(8)
+_INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _REASONING, _AUDIO_INPUT, _AUDIO_OUTPUT, _CACHE_WRITE_1H, _TOTAL = range(9)
 
 _Place: TypeAlias = "int | Mapping[str, _Place]"
 """The field of a count, or the places of the counts in an object of their own."""
 
+# Anthropic: platform.claude.com/docs/en/build-with-claude/prompt-caching
+_CACHE_CREATION: Final[Mapping[str, _Place]] = {"ephemeral_1h_input_tokens": _CACHE_WRITE_1H}
 _INPUT_DETAILS: Final[Mapping[str, _Place]] = {
     "cached_tokens": _CACHE_READ,  # OpenAI
     "audio_tokens": _AUDIO_INPUT,
     "cache_write_tokens": _CACHE_WRITE,  # OpenAI; OpenRouter: openrouter.ai/docs/use-cases/usage-accounting
     "cache_creation_tokens": _CACHE_WRITE,  # LiteLLM: docs.litellm.ai/docs/completion/prompt_caching
+    "cache_creation_token_details": _CACHE_CREATION,
     "cache_creation_input_tokens": _CACHE_WRITE,  # Qwen: alibabacloud.com/help/en/model-studio/context-cache
     "cache_read": _CACHE_READ,  # langchain_core.messages.ai.InputTokenDetails
     "cache_creation": _CACHE_WRITE,
@@ -42,6 +45,7 @@ _USAGE_FIELDS: Final[Mapping[str, _Place]] = {
     "num_cached_tokens": _CACHE_READ,  # Mistral: docs.mistral.ai/api
     "cache_read_input_tokens": _CACHE_READ,  # Anthropic, by LiteLLM: docs.litellm.ai/docs/completion/prompt_caching
     "cache_creation_input_tokens": _CACHE_WRITE,
+    "cache_creation": _CACHE_CREATION,
     "reasoning_tokens": _REASONING,  # Perplexity: docs.perplexity.ai/api-reference/chat-completions-post; SGLang
     "prompt_tokens_details": _INPUT_DETAILS,
     "completion_tokens_details": _OUTPUT_DETAILS,
@@ -83,14 +87,15 @@ def read_usage(usage: Mapping[str, object]) -> Usage | None:
     """
     if not usage:
         return None
-    counts: list[int | None] = [None] * 8
+    counts: list[int | None] = [None] * 9
     _collect(counts, _USAGE_FIELDS, usage)
+    counts[_CACHE_WRITE] = max(counts[_CACHE_WRITE] or 0, counts[_CACHE_WRITE_1H] or 0) or counts[_CACHE_WRITE]
     if not counts[_INPUT] and not counts[_OUTPUT]:
         return None
     _include_separate_parts(counts, usage)
-    inputs, outputs, cache_read, cache_write, reasoning, audio_input, audio_output, _ = counts
+    inputs, outputs, cache_read, cache_write, reasoning, audio_input, audio_output, cache_write_1h, _ = counts
     if (cache_read or 0) + (cache_write or 0) > (inputs or 0):
-        cache_read = cache_write = None
+        cache_read = cache_write = cache_write_1h = None
     return Usage(
         # A prompt is never empty. Servers report 0 for one that they did not count.
         inputs or None,
@@ -100,6 +105,7 @@ def read_usage(usage: Mapping[str, object]) -> Usage | None:
         None if reasoning and reasoning > (outputs or 0) else reasoning,
         None if audio_input and audio_input > (inputs or 0) else audio_input,
         None if audio_output and audio_output > (outputs or 0) else audio_output,
+        cache_write_1h,
     )
 
 
