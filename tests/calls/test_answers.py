@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from support.calls import MODEL_SPAN, MODES, STREAMS, ask
 from support.environment import COUNTS_REASONING, at_least
 from support.models import get_llm, without_retries, write_config, write_price
-from support.providers import ProviderServer, Reply, google_response
+from support.providers import GOOGLE_TELLS_ID, ProviderServer, Reply, google_response
 from support.telemetry import Telemetry
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -631,6 +631,7 @@ def test_a_response_that_fails_in_its_stream_is_not_completed(
 # --- Gemini ---
 
 GEMINI = "gemini-2.5-flash"
+GEMINI_ID = "0dPzaK3uJvWlkdUPz4-5yAg"
 
 
 def gemini(text: str, reason: str | None = None, **usage: int) -> bytes:
@@ -640,6 +641,7 @@ def gemini(text: str, reason: str | None = None, **usage: int) -> bytes:
             "candidates": [{**candidate, "finishReason": reason} if reason else candidate],
             "usageMetadata": usage,
             "modelVersion": "gemini-2.5-flash-007",
+            "responseId": GEMINI_ID,
         }
     )
 
@@ -656,7 +658,14 @@ def test_geminis_last_count_and_last_reason_are_those_of_the_call(
     ]
     ask(served(Reply(serialized=parts), "google", GEMINI, {"input": 2, "output": 8}), mode)
     Seen(instrumented).check_usage(
-        {IN: 30, OUT: 4, AMOUNT: 0.000092, REASONS: ("MAX_TOKENS",), "gen_ai.response.model": "gemini-2.5-flash-007"}
+        {
+            IN: 30,
+            OUT: 4,
+            AMOUNT: 0.000092,
+            REASONS: ("MAX_TOKENS",),
+            "gen_ai.response.model": "gemini-2.5-flash-007",
+            "gen_ai.response.id": GEMINI_ID if GOOGLE_TELLS_ID else None,
+        }
     )
 
 

@@ -33,7 +33,7 @@ from opentelemetry_instrumentation_modelforge.telemetry import active_telemetry
 from support.calls import MODEL_SPAN, MODELS, AsyncEchoModel, EchoModel, Person, await_dropped, model_spans, weather
 from support.environment import COUNTS_REASONING, at_least
 from support.models import get_llm, without_retries, write_config
-from support.providers import HOST, ProviderServer, Reply, unused_port
+from support.providers import GOOGLE_ID, GOOGLE_TELLS_ID, HOST, ProviderServer, Reply, unused_port
 from support.telemetry import Telemetry
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -140,6 +140,7 @@ PLAIN: dict[str, dict[str, Any]] = {
         **COUNTED,
     },
     "google": {
+        **({"gen_ai.response.id": GOOGLE_ID} if GOOGLE_TELLS_ID else {}),
         "gen_ai.response.model": "gemini-2.5-flash-001",
         "gen_ai.response.finish_reasons": ("STOP",),
         **DETAILED,
