@@ -201,3 +201,8 @@ def test_parameters_are_those_that_are_sent(
     fields: dict[str, Any], kwargs: dict[str, Any], name: str, expected: object
 ) -> None:
     assert sent(ChatOpenAI(api_key="k", base_url="http://host/v1", **fields), **kwargs)[name] == expected
+
+
+def test_the_model_that_is_asked_is_the_one_of_the_extra_body() -> None:
+    assert PROVIDER.requested_model({"model": "a", "extra_body": {"model": "b"}}, {}) == "b"
+    assert PROVIDER.requested_model({"model": "a", "extra_body": {"model": None}}, {}) == "a"

@@ -41,6 +41,10 @@ class OpenAICompatible(Provider):
         if "include_usage" not in mapping(mapping(getattr(client, "model_kwargs", None)).get("stream_options")):
             model.stream_usage = True
 
+    def requested_model(self, params: Mapping[str, object], client: Mapping[str, object]) -> str | None:
+        """Return the model name that one call sends: ``extra_body`` is merged over all other parameters."""
+        return text(mapping(params.get("extra_body")).get("model")) or super().requested_model(params, client)
+
     def request_parameters(
         self, params: Mapping[str, object], client: Mapping[str, object]
     ) -> Iterable[Mapping[str, object]]:

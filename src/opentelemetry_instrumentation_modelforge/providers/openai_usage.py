@@ -119,12 +119,12 @@ def _collect(counts: list[int | None], places: Mapping[str, _Place], source: Map
             if value is not None:
                 _collect(counts, place, fields(value))
             continue
-        number = value if type(value) is int else _whole(value)
+        number = value if type(value) is int else whole(value)
         if (counts[place] or 0) <= number <= _LARGEST:
             counts[place] = number
 
 
-def _whole(value: object) -> int:
+def whole(value: object) -> int:
     """Return a count that a server wrote as a float or as text, or -1 where it is none."""
     if isinstance(value, str):
         return int(value) if len(value) < 17 and value.isascii() and value.isdecimal() else -1
@@ -134,6 +134,10 @@ def _whole(value: object) -> int:
 def _include_separate_parts(counts: list[int | None], usage: Mapping[str, object]) -> None:
     """Add the parts that the provider counts separately to the prompt's and the completion's counts."""
     inputs, outputs, total = counts[_INPUT], counts[_OUTPUT], counts[_TOTAL]
+    if outputs is None and inputs and total and total > inputs and "cache_read_input_tokens" not in usage:
+        # Gemini's OpenAI endpoint leaves the completion's count out where there was nothing but thinking.
+        counts[_OUTPUT] = total - inputs
+        return
     if inputs is None or outputs is None:
         return
     reasoning, cached = counts[_REASONING] or 0, (counts[_CACHE_READ] or 0) + (counts[_CACHE_WRITE] or 0)
@@ -169,6 +173,12 @@ def _include_separate_parts(counts: list[int | None], usage: Mapping[str, object
 def names_price(usage: Mapping[str, object]) -> bool:
     """Return whether ``usage`` has a field that :func:`read_price` reads. Runs for every chunk with usage."""
     return "cost" in usage or "estimated_cost" in usage or "cost_in_usd_ticks" in usage or "cost_usd_total" in usage
+
+
+def is_charged(usage: Mapping[str, object]) -> bool:
+    """Return whether ``usage`` names a price other than 0. Runs for every chunk with a price."""
+    get = usage.get
+    return bool(get("cost") or get("estimated_cost") or get("cost_in_usd_ticks") or get("cost_usd_total"))
 
 
 def read_price(usage: Mapping[str, object]) -> float | None:
