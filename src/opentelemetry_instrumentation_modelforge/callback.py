@@ -26,7 +26,7 @@ from .inference import Inference
 from .model import Model, ModelIdentity
 from .otel_utils import Guard
 from .patching import REGISTRY_IMPORT
-from .request import Request
+from .request import Request, call_parameters
 from .semconv import OPERATION_CHAT, OPERATION_TEXT_COMPLETION
 from .telemetry import Telemetry, active_telemetry, standalone_telemetry
 from .values import NOTHING, items, text
@@ -202,7 +202,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         request = Request(
             run_id,
             prompt,
-            kwargs.get("invocation_params") or NOTHING,
+            call_parameters(kwargs),
             metadata or NOTHING,
             tags,
             text(kwargs.get("name")),

@@ -279,6 +279,24 @@ def test_a_request_says_what_was_asked(
     assert [type(asked[name]) for name in expected] == [type(value) for value in expected.values()]
 
 
+@pytest.mark.parametrize("provider", ["openai", "github_copilot"])
+@pytest.mark.parametrize("stop", [["END"], None])
+def test_the_stop_of_a_call_is_sent_in_place_of_the_models_own(
+    instrumented: Telemetry,
+    model: Callable[..., Any],
+    provider_server: ProviderServer,
+    provider: str,
+    stop: list[str] | None,
+) -> None:
+    """LangChain names the model's own among the parameters."""
+    llm = model(provider)
+    llm.stop = ["."]
+    llm.invoke(PROMPT, stop=stop)
+    sent = provider_server.request.body["stop"]
+    assert attributes(instrumented)["gen_ai.request.stop_sequences"] == tuple(sent)
+    assert sent == (stop or ["."])
+
+
 def test_every_choice_has_its_finish_reason(instrumented: Telemetry, llm: Any) -> None:
     llm.generate([[HumanMessage(PROMPT)]], n=3)
     assert attributes(instrumented)["gen_ai.response.finish_reasons"] == ("stop", "stop", "stop")

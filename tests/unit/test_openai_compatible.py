@@ -185,6 +185,7 @@ def sent(llm: ChatOpenAI, **kwargs: Any) -> dict[str, object]:
         ({"max_tokens": 50}, {}, "max_completion_tokens", 50),
         ({"max_tokens": 50}, {"max_tokens": 20}, "max_completion_tokens", 20),
         ({"max_tokens": 50}, {"max_completion_tokens": 20}, "max_completion_tokens", 20),
+        ({"max_tokens": 50}, {"max_tokens": None}, "max_completion_tokens", None),
         ({"temperature": 0.5}, {"temperature": 1.0}, "temperature", 1.0),
         ({"model_kwargs": {"modalities": ["audio"]}}, {}, "modalities", ["audio"]),
         ({"model_kwargs": {"modalities": ["audio"]}}, {"modalities": ["text"]}, "modalities", ["text"]),

@@ -53,6 +53,9 @@ class OpenAICompatible(Provider):
         ``invocation_params`` already merges the model's fields, its ``model_kwargs`` and the call's own. The ``openai``
         client merges ``extra_body`` over all of them.
         """
+        if params.get("max_tokens", 0) is None:
+            # The call takes the model's own limit away.
+            params = {**params, "max_completion_tokens": None}
         body = mapping(params.get("extra_body"))
         return (params, _flat(params), body, _flat(body)) if body else (params, _flat(params))
 
