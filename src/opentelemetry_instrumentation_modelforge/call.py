@@ -52,7 +52,7 @@ def context_without_call(context: Context) -> Context:
 class Call(ABC):
     """One call of a model, from LangChain's start event to its end."""
 
-    __slots__ = ("_dropped_at", "_dropped_generations", "_model", "_request", "answer", "context", "run_id")
+    __slots__ = ("_dropped_at", "_dropped_generations", "_model", "_request", "answer", "context", "handler", "run_id")
 
     def __init__(self, model: Model, request: Request) -> None:
         self._model = model
@@ -60,6 +60,8 @@ class Call(ABC):
         self._dropped_at: float | None = None
         self._dropped_generations: Sequence[object] = ()
         self.run_id = request.run_id
+        self.handler: object = None
+        """LangChain's callback handler that started the call, unless it is of a subclass, which may do more."""
         self.answer = model.kind.answer(request.client)
         """Reads what the provider sends."""
         self.context: Context | None = None

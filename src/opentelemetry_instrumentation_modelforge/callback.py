@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
 from importlib import import_module
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseRunManager
@@ -21,7 +21,7 @@ from .block_attributes import NO_BLOCK, BlockAttributes
 from .call import Call, current_call, open_calls
 from .coexistence import outer_inference
 from .enrichment import Enrichment
-from .execution import call_of, current_frame
+from .execution import RUN_CALL, RunCall, call_of, current_frame
 from .inference import Inference
 from .model import Model, ModelIdentity
 from .otel_utils import Guard
@@ -213,6 +213,8 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         model = model.variant(operation, api_model)
         outer = outer_inference(operation, run_id, api_model or request.metadata.get("ls_model_name"))
         call = Inference(model, request) if outer is None else Enrichment(model, request, outer)
+        if type(self) is OpenTelemetryCallback:
+            call.handler = self
         if frame is not None:
             frame.adopt(call)
             call.start()
@@ -280,10 +282,10 @@ def llm_new_token(wrapped: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(wrapped)
     def on_llm_new_token(self: BaseRunManager, token: Any, *, chunk: object = None, **kwargs: Any) -> None:
-        call = _only_call(self)
-        if call is None:
+        call, handlers = self.__dict__.get(RUN_CALL) or _run_call(self)
+        if self.handlers != handlers:
             wrapped(self, token, chunk=chunk, **kwargs)
-        elif call:
+        elif call is not None:
             call.chunk(chunk)
 
     return on_llm_new_token
@@ -294,29 +296,25 @@ def allm_new_token(wrapped: Callable[..., Awaitable[None]]) -> Callable[..., Awa
 
     @wraps(wrapped)
     async def on_llm_new_token(self: BaseRunManager, token: Any, *, chunk: object = None, **kwargs: Any) -> None:
-        call = _only_call(self)
-        if call is None:
+        call, handlers = self.__dict__.get(RUN_CALL) or _run_call(self)
+        if self.handlers != handlers:
             await wrapped(self, token, chunk=chunk, **kwargs)
-        elif call:
+        elif call is not None:
             call.chunk(chunk)
 
     return on_llm_new_token
 
 
-_CALL_ATTRIBUTE: Final = "_opentelemetry_call"
-
-
-def _only_call(run: BaseRunManager) -> Call | Literal[False] | None:
-    """Return the call of a run that has no other callback than ours, False if it has no call, else None."""
-    handlers = run.handlers
-    if not handlers or len(handlers) != 1:
-        return None
-    # Kept on LangChain's object of the run, since this runs for every chunk.
-    call: Call | Literal[False] | None = run.__dict__.get(_CALL_ATTRIBUTE)
-    # Not isinstance, because a subclass may do more.
-    if call is None and type(handlers[0]) is OpenTelemetryCallback:
-        call = run.__dict__[_CALL_ATTRIBUTE] = _call_of_run(run.run_id) or False
-    return call
+def _run_call(run: BaseRunManager) -> RunCall:
+    """Return the call of a run whose only callback is ours, and keep it on the run for the chunks to come."""
+    match run.handlers:
+        # No instance of a subclass, because that may do more.
+        case [OpenTelemetryCallback() as handler] if type(handler) is OpenTelemetryCallback:
+            found = RunCall(_call_of_run(run.run_id), [handler])
+        case _:
+            found = RunCall(None, None)
+    run.__dict__[RUN_CALL] = found
+    return found
 
 
 def _call_of_run(run_id: UUID) -> Call | None:

@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar, Token
 from functools import wraps
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 from uuid import UUID
 
+from langchain_core.callbacks import BaseCallbackHandler
 from opentelemetry.context import Context, attach, get_current
 
 from .call import Call, context_without_call, current_call
@@ -28,6 +29,18 @@ from .values import NOTHING
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class RunCall(NamedTuple):
+    """The call that is told of a run's chunks without LangChain's help."""
+
+    call: Call | None
+    handlers: list[BaseCallbackHandler] | None
+    """The run's handlers. LangChain tells them of each chunk if the run has others."""
+
+
+RUN_CALL: Final = "_opentelemetry_run_call"
+"""The attribute of LangChain's run manager that holds its :class:`RunCall`."""
 
 _ANSWER_GUARD: Final = Guard("ending an answered call")
 _TAP_GUARD: Final = Guard("reading an answer")
@@ -152,6 +165,8 @@ class _RequestFrame:
         self._call = None if run_manager is None else call_of(run_manager.run_id)
         self._context = context_without_call(current) if self._call is None else self._call.context_over(current)
         self._token: Token[Context] | None = None
+        if self._call is not None:
+            _take_over(run_manager, self._call)
 
     def __enter__(self) -> None:
         if self._token is None:
@@ -169,6 +184,16 @@ class _RequestFrame:
         if self._call is not None:
             with _ANSWER_GUARD:
                 self._call.end(result.generations, result.llm_output)
+
+
+def _take_over(run_manager: Any, call: Call) -> None:
+    """Have ``call`` told of the run's chunks and end by this package alone, if no other handler wants to know.
+
+    LangChain takes as long to ask a handler whether it streams, and to tell it of the end, as a call takes to begin.
+    """
+    if run_manager.handlers == [call.handler]:
+        run_manager.handlers = []
+        run_manager.__dict__[RUN_CALL] = RunCall(call, [])
 
 
 def generate(wrapped: Callable[P, T]) -> Callable[P, T]:

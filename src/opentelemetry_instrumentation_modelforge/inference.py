@@ -14,7 +14,7 @@ from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.context import Context, get_current
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.semconv.attributes import error_attributes
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT, Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.util.types import AnyValue
 
 from .call import CALL_KEY, Call, open_calls
@@ -63,6 +63,7 @@ class Inference(Call):
         "_metric_attributes",
         "_report",
         "_seen",
+        "_span_context",
         "_started",
         "_streaming",
         "_time_to_first_chunk",
@@ -85,6 +86,7 @@ class Inference(Call):
         """Whether the call counts as an active stream."""
         self._started = 0.0
         self.span: Span = INVALID_SPAN
+        self._span_context = INVALID_SPAN_CONTEXT
 
     def start(self) -> None:
         """Open the call: its span, its context, and its place among the active streams."""
@@ -108,6 +110,7 @@ class Inference(Call):
             model.span_name, caller, SpanKind.CLIENT, self._attributes, model.links
         )
         self._started = perf_counter()
+        self._span_context = self.span.get_span_context()
         context = context_of_inference(set_span_in_context(self.span, caller), self._report)
         context[CALL_KEY] = self
         self.context = Context(context)
@@ -156,15 +159,13 @@ class Inference(Call):
         if not self._streaming:
             self._open_stream()
         if telemetry.configuration.chunk_metrics:
-            self._gaps = telemetry.time_per_output_chunk.series(self._metric_attributes, self.span.get_span_context())
+            self._gaps = telemetry.time_per_output_chunk.series(self._metric_attributes, self._span_context)
         if telemetry.configuration.chunk_events == "first":
             self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: 0})
 
     def _open_stream(self) -> None:
         # In one statement, between which and the next an interrupt may come.
-        self._streaming = self._model.telemetry.active_streams.record(
-            1, self._metric_attributes, self.span.get_span_context()
-        )
+        self._streaming = self._model.telemetry.active_streams.record(1, self._metric_attributes, self._span_context)
 
     def _finish(self, ending: Ending) -> None:
         now = perf_counter()
@@ -199,7 +200,7 @@ class Inference(Call):
 
     def _close_stream(self) -> None:
         self._streaming = not self._model.telemetry.active_streams.record(
-            -1, self._metric_attributes, self.span.get_span_context()
+            -1, self._metric_attributes, self._span_context
         )
 
     def _response(self, ending: Ending) -> Response:
@@ -215,8 +216,7 @@ class Inference(Call):
         return response
 
     def _measure(self, duration: float, ending: Ending, response: Response, cost: float | None) -> None:
-        telemetry = self._model.telemetry
-        span = self.span.get_span_context()
+        telemetry, span = self._model.telemetry, self._span_context
         if self._streaming:
             self._close_stream()
         if self._gaps is not None:
@@ -254,13 +254,13 @@ class Inference(Call):
             self.span.set_attributes(attributes)
         if capture is not None:
             self._emit_content(capture, recording, ending, attributes, response)
-        if recording:
+        if recording and (error := ending.error_type(response)) is not None:
             with _ERROR_GUARD:
                 if ending.error is not None:
                     record_error(
                         self.span, ending.error, self._model.telemetry, self._model.identity.secrets, self._handled
                     )
-                elif (error := ending.error_type(response)) is not None:
+                else:
                     self.span.set_status(StatusCode.ERROR, error)
 
     def _emit_content(

@@ -18,6 +18,7 @@ from langchain_core.callbacks import BaseCallbackHandler, manager
 from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
+from langchain_openai import ChatOpenAI
 from modelforge import ModelForgeRegistry
 from modelforge.telemetry import TelemetryCallback
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -28,7 +29,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import NoOpTracerProvider, SpanKind
 
 from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback
-from support.calls import ASYNC, MODEL_SPAN, MODELS, SYNC
+from support.calls import MODEL_SPAN, MODELS, STREAMS, ask
 from support.instant import InstantRegistry
 from support.models import OPENAI_KEY, get_llm
 from support.telemetry import Telemetry
@@ -255,14 +256,14 @@ def test_modelforges_own_callback_counts_as_before(registry: ModelForgeRegistry,
     telemetry.span(MODEL_SPAN)
 
 
-# --- Chunks ---
+# --- What LangChain tells callbacks of a run ---
 
 Dispatched = Callable[[Any], list[str]]
 
 
-@pytest.fixture(params=["stream", "astream"])
-def dispatched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Dispatched:
-    """Stream an answer of the model, and return the events that LangChain itself brought to callbacks."""
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The events that LangChain itself brings to callbacks."""
     events: list[str] = []
     for name in ("handle_event", "ahandle_event"):
         handle = getattr(manager, name)
@@ -273,27 +274,87 @@ def dispatched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
         monkeypatch.setattr(manager, name, noting)
 
+    return events
+
+
+@pytest.fixture(params=STREAMS)
+def dispatched(request: pytest.FixtureRequest, events: list[str]) -> Dispatched:
+    """Stream an answer of the model, and return the events that LangChain itself brought to callbacks."""
+
     def stream(llm: Any) -> list[str]:
         events.clear()
-        if request.param == "astream":
-            asyncio.run(ASYNC["astream"](llm))
-        else:
-            SYNC["stream"](llm)
+        ask(llm, request.param)
         return list(events)
 
     return stream
 
 
 class Hearing(BaseCallbackHandler):
-    """Keeps what it hears of each chunk."""
+    """Keeps what it hears of each chunk and of the end."""
 
     run_inline = True
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, set[str]]] = []
+        self.heard: list[tuple[Any, set[str]]] = []
 
     def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
         self.heard.append((token, set(kwargs)))
+
+    def on_llm_end(self, response: Any, **kwargs: Any) -> None:
+        self.heard.append((type(response), set(kwargs)))
+
+
+def _chat_openai(registry: ModelForgeRegistry, *, streaming: bool, **kwargs: Any) -> Any:
+    """Return a model of which ``invoke`` reads a stream, or not."""
+    llm = get_llm(registry, **kwargs)
+    llm.streaming = streaming
+    return llm
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_only_callback_of_a_run_that_a_frame_ends_hears_of_its_start_alone(
+    registry: ModelForgeRegistry, instrumented: Telemetry, events: list[str], mode: str, streaming: bool
+) -> None:
+    ask(get_llm(registry), mode, stream=streaming)
+    assert events == ["on_chat_model_start"]
+    attributes = instrumented.span(MODEL_SPAN).attributes or {}
+    assert attributes["modelforge.outcome"] == "completed"
+    assert (attributes.get("modelforge.response.chunk_count", 0) > 1) is streaming
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_another_callback_of_such_a_run_hears_what_it_heard(
+    registry: ModelForgeRegistry, instrument: Instrument, mode: str, streaming: bool
+) -> None:
+    def hear() -> list[tuple[Any, set[str]]]:
+        hearing = Hearing()
+        ask(_chat_openai(registry, streaming=streaming, callbacks=[hearing]), mode)
+        return hearing.heard
+
+    before = hear()
+    assert before
+    instrument()
+    assert hear() == before
+
+
+@pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
+def test_a_callback_that_joins_such_a_run_hears_of_what_follows(
+    registry: ModelForgeRegistry, instrumented: Telemetry, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    hearing = Hearing()
+    for name in ("_stream", "_astream"):
+        stream = getattr(ChatOpenAI, name)
+
+        def joined(*args: Any, stream: Any = stream, **kwargs: Any) -> Any:
+            kwargs["run_manager"].handlers.append(hearing)
+            return stream(*args, **kwargs)
+
+        monkeypatch.setattr(ChatOpenAI, name, joined)
+    ask(_chat_openai(registry, streaming=True), mode)
+    assert len(hearing.heard) > 2
+    assert instrumented.span(MODEL_SPAN).status.is_unset
 
 
 def test_a_chunk_goes_straight_to_the_only_callback_of_a_run(
@@ -313,15 +374,16 @@ def test_a_chunk_of_a_run_that_nobody_records_goes_nowhere(instrumented: Telemet
 def test_another_callback_hears_of_each_chunk_as_ever(
     registry: ModelForgeRegistry, instrument: Instrument, dispatched: Dispatched
 ) -> None:
-    def hear() -> list[tuple[str, set[str]]]:
+    def hear() -> list[tuple[Any, set[str]]]:
         hearing = Hearing()
-        assert dispatched(get_llm(registry, callbacks=[hearing])).count("on_llm_new_token") == len(hearing.heard)
+        heard = dispatched(get_llm(registry, callbacks=[hearing]))
+        assert heard.count("on_llm_new_token") + heard.count("on_llm_end") == len(hearing.heard)
         return hearing.heard
 
     before = hear()
     telemetry = instrument()
     assert hear() == before
-    assert chunk_count(telemetry) == len(before)
+    assert chunk_count(telemetry) == len(before) - 1
 
 
 def test_a_callback_alone_in_its_run_that_is_not_ours_hears_of_each_chunk_as_ever(
