@@ -202,6 +202,16 @@ def test_langchains_chunks_add_up_where_no_answer_passes() -> None:
     assert answer.response((), None) == Response(model=MODEL, finish_reasons=("STOP",), usage=Usage(31, 8))
 
 
+def test_langchains_chunks_say_what_was_cached() -> None:
+    answer = GOOGLE.answer()
+    cached = {"cached_content_token_count": 20}
+    for chunk in chunks_of_langchain(
+        message("Sa", **counts(31, 3, **cached)), message("lut", **counts(31, 5, **cached))
+    ):
+        answer.add_chunk(chunk)
+    assert answer.response((), None).usage == Usage(31, 5, 20)
+
+
 def test_langchains_chunks_do_not_count_beside_the_answer() -> None:
     answer = GOOGLE.answer()
     sent = message("Salut", "STOP", **counts(31, 8))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from ..response import Response, Usage
-from ..values import NOTHING, encodable, integer, mapping, short_text, text
+from ..values import NOTHING, count, encodable, integer, mapping, short_text, text
 from .langchain import read_result
 from .provider import Answer, Provider, Tap
 
@@ -87,7 +87,7 @@ class _Answer(Answer):
         self._counted: _Message | None = None
         self._reasons: dict[int, int] = {}
         self._block_reason = 0
-        self._chunk_tokens: tuple[int, int] | None = None
+        self._chunk_tokens: tuple[int, int, int] | None = None
         self._chunk_reason: str | None = None
         self._chunk_model: str | None = None
 
@@ -118,10 +118,12 @@ class _Answer(Answer):
         usage = mapping(getattr(getattr(chunk, "message", None), "usage_metadata", None))
         # The input of the last chunk may be negative: Gemini corrects its count.
         if usage:
-            before = self._chunk_tokens or (0, 0)
+            before = self._chunk_tokens or (0, 0, 0)
             self._chunk_tokens = (
                 before[0] + (integer(usage.get("input_tokens")) or 0),
                 before[1] + (integer(usage.get("output_tokens")) or 0),
+                # Older releases repeat it in each chunk, later ones say it in the first alone.
+                max(before[2], count(mapping(usage.get("input_token_details")).get("cache_read")) or 0),
             )
 
     def response(self, generations: Sequence[object], llm_output: object) -> Response:
@@ -138,10 +140,11 @@ class _Answer(Answer):
         )
 
     def _chunks(self) -> Response:
+        inputs, outputs, cached = self._chunk_tokens or (0, 0, 0)
         return Response(
             model=self._chunk_model,
             finish_reasons=(self._chunk_reason,) if self._chunk_reason else (),
-            usage=Usage(*self._chunk_tokens) if self._chunk_tokens else None,
+            usage=Usage(inputs, outputs, cached or None) if self._chunk_tokens else None,
         )
 
     def _finish_reasons(self, message: "_Message") -> tuple[str, ...]:
