@@ -403,6 +403,13 @@ def test_a_tier_costs_what_the_list_has_for_it(
     assert seen.costs() == ([] if cost is None else pytest.approx([cost]))
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_tier_may_be_in_the_usage(served: Callable[..., Any], instrumented: Telemetry, mode: str) -> None:
+    """As Anthropic names it: platform.claude.com/docs/en/api/service-tiers."""
+    ask(served(both({**USAGE, "service_tier": "priority"}), prices=PRICES), mode)
+    Seen(instrumented).check_usage({IN: 120, OUT: 9, "openai.response.service_tier": "priority", AMOUNT: None})
+
+
 @pytest.mark.parametrize("mode", STREAMS)
 def test_the_tier_that_served_is_the_last_one_named(
     served: Callable[..., Any], instrumented: Telemetry, mode: str

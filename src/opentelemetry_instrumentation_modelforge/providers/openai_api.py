@@ -227,7 +227,8 @@ class OpenAIAnswer(Answer):
             finish_reasons=self._finish_reasons(),
             usage=usage,
             cost=read_price(self._priced) if self._priced else None,
-            service_tier=short_text(self._tier),
+            # Proxies leave Anthropic's where it is: platform.claude.com/docs/en/api/service-tiers
+            service_tier=short_text(self._tier or self._usage.get("service_tier")),
             system_fingerprint=short_text(self._fingerprint),
             error=_error_code(self._error) if self._error else EMPTY_RESPONSE if self._empty else None,
             api_type=OPENAI_API_TYPE_CHAT_COMPLETIONS,

@@ -186,14 +186,16 @@ def read_price(usage: Mapping[str, object]) -> float | None:
     for name, unit in _PRICES.items():
         if name not in usage:
             continue
-        charged = _amount(usage[name])
-        if charged is None:
-            # Perplexity's is an object: docs.perplexity.ai/api-reference/chat-completions-post
-            parts = fields(usage[name])
-            charged = _amount(parts.get("total_cost", parts.get("total")))
-        if charged is not None:
+        # Perplexity's is an object: docs.perplexity.ai/api-reference/chat-completions-post
+        parts = fields(usage[name])
+        charged = _amount(parts.get("total_cost", parts.get("total")) if parts else usage[name])
+        if charged is not None and _is_in_dollars(usage) and _is_in_dollars(parts):
             return _with_own_key(charged, usage) if name == "cost" else charged / unit
     return None
+
+
+def _is_in_dollars(price: Mapping[str, object]) -> bool:
+    return (price.get("currency") or "USD") in ("USD", "usd")
 
 
 def _amount(value: object) -> float | None:
