@@ -89,7 +89,8 @@ def read_usage(usage: Mapping[str, object]) -> Usage | None:
         return None
     counts: list[int | None] = [None] * 9
     _collect(counts, _USAGE_FIELDS, usage)
-    counts[_CACHE_WRITE] = max(counts[_CACHE_WRITE] or 0, counts[_CACHE_WRITE_1H] or 0) or counts[_CACHE_WRITE]
+    if (for_an_hour := counts[_CACHE_WRITE_1H]) and for_an_hour > (counts[_CACHE_WRITE] or 0):
+        counts[_CACHE_WRITE] = for_an_hour
     if not counts[_INPUT] and not counts[_OUTPUT]:
         return None
     _include_separate_parts(counts, usage)
