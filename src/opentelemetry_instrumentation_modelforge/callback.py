@@ -5,6 +5,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import wraps
 from importlib import import_module
 from typing import Any, Final, Self
@@ -26,13 +27,20 @@ from .inference import Inference
 from .model import Model, ModelIdentity
 from .otel_utils import Guard
 from .patching import REGISTRY_IMPORT
-from .request import Request
+from .request import Request, call_parameters
 from .semconv import OPERATION_CHAT, OPERATION_TEXT_COMPLETION
 from .telemetry import Telemetry, active_telemetry, standalone_telemetry
 from .values import NOTHING, items, text
 
 _START_GUARD: Final = Guard("starting a model call")
 _END_GUARD: Final = Guard("ending a model call")
+
+_LLM_TYPES: Final = {
+    "openai-chat": "openai_compatible",
+    "chat-google-generative-ai": "google_genai",
+    "ollama-chat": "ollama",
+}
+"""ModelForge's types of clients by LangChain's. The one of GitHub Copilot's client is Azure's, too."""
 
 _unframed_calls: Final[dict[UUID, Call]] = {}
 """Calls by run id that no frame has started: of callbacks without patches, and of text-completion models."""
@@ -196,13 +204,14 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         # Another callback on the model may have started the call.
         if telemetry is None or started is not None or not self._records(telemetry):
             return
+        params = call_parameters(kwargs)
         model = self._model
         if model is None or model.telemetry is not telemetry:
-            model = self._model = self._model_under(telemetry)
+            model = self._model = self._model_under(telemetry, text(params.get("_type")))
         request = Request(
             run_id,
             prompt,
-            kwargs.get("invocation_params") or NOTHING,
+            params,
             metadata or NOTHING,
             tags,
             text(kwargs.get("name")),
@@ -242,8 +251,12 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             self._tracer_provider or get_tracer_provider(), self._meter_provider or get_meter_provider()
         )
 
-    def _model_under(self, telemetry: Telemetry) -> Model:
-        return Model(telemetry, self._identity, created_by=self._created_by, pricing=self._pricing, block=self._block)
+    def _model_under(self, telemetry: Telemetry, client_type: str | None = None) -> Model:
+        identity = self._identity
+        if identity.llm_type is None:
+            # Without it, nobody knows whether the counts in the chunks of a stream add up.
+            identity = replace(identity, llm_type=_LLM_TYPES.get(client_type or ""))
+        return Model(telemetry, identity, created_by=self._created_by, pricing=self._pricing, block=self._block)
 
     def __eq__(self, other: object) -> bool:
         # Two models that differ in nothing else are equal, as they are uninstrumented.

@@ -71,8 +71,10 @@ _PRICE_KEYS: Final = {
     "reasoning_output_tokens": "reasoning",
     "audio_input_tokens": "input_audio",
     "audio_output_tokens": "output_audio",
+    "cache_write_1h_input_tokens": "cache_write_1h",
 }
-"""Keys of a kind's price in models.dev (https://github.com/anomalyco/models.dev, ``schema.ts``)."""
+"""Keys of a kind's price in models.dev (https://github.com/anomalyco/models.dev, ``schema.ts``), which has no price of
+one-hour cache writes, and in genai-prices, where ``_mtok`` follows."""
 
 _DATE_SUFFIX: Final = re.compile(r"[-@](20\d{2})-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])$")
 
@@ -82,7 +84,7 @@ class TokenRates:
     """US dollars per token of each kind, and per request."""
 
     tokens: Mapping[str, float]
-    """Rates of all kinds, by field of ``Usage``."""
+    """Rates of all kinds, by field of ``Usage``. Only one-hour cache writes may be missing."""
     context_tiers: "tuple[tuple[int, TokenRates], ...]" = ()
     """Rates of calls with more input tokens than a threshold, the highest threshold first. They apply to all tokens of
     such a call, not only to those above the threshold: providers bill so, and genai-prices computes so."""
@@ -95,7 +97,8 @@ class TokenRates:
 
         :param usage: the call's tokens.
         :param service_tier: the tier that served the call, as the provider spells it; None means the standard tier.
-        :return: None if the tier has no rates, or if input or output tokens were not reported.
+        :return: None if the tier or one-hour cache writes have no rates, or if input or output tokens were not
+            reported.
         """
         tier = _tier(service_tier)
         rates = self.service_tiers.get(tier) if tier else self
@@ -106,6 +109,12 @@ class TokenRates:
             if usage.input_tokens > threshold:
                 rates = context_rates
                 break
+        if usage.cache_write_1h_input_tokens:
+            # They cost 2 instead of 1.25 times the input: platform.claude.com/docs/en/build-with-claude/prompt-caching
+            rate = rates.tokens.get("cache_write_1h_input_tokens")
+            if rate is None:
+                return None
+            total += usage.cache_write_1h_input_tokens * (rate - rates.tokens["cache_write_input_tokens"])
         for direction, kinds in _KINDS:
             plain: int = getattr(usage, direction)
             for kind in kinds:
@@ -355,7 +364,7 @@ def _token_rates(
         for threshold, tier in sorted((context_tiers or {}).items(), key=itemgetter(0), reverse=True)
     ]
     return TokenRates(
-        {kind: rates.get(kind, rates[total]) for total, kinds in _KINDS for kind in (total, *kinds)},
+        rates | {kind: rates.get(kind, rates[total]) for total, kinds in _KINDS for kind in (total, *kinds)},
         tuple((threshold, tier) for threshold, tier in tiers if tier is not None),
     )
 

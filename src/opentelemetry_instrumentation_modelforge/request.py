@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
 from langchain_core.messages import BaseMessage
@@ -180,6 +180,16 @@ class Request(NamedTuple):
     def hook_parameters(self) -> dict[str, object]:
         """Return the parameters for the request hook: the request's own over the run's metadata, tags and name."""
         return {"metadata": self.metadata, "tags": self.tags, "run_name": self.run_name, **self.params}
+
+
+def call_parameters(start: Mapping[str, Any]) -> Mapping[str, object]:
+    """Return the ``invocation_params`` in what LangChain tells when a run starts.
+
+    ``ChatOpenAI`` shows the model's own ``stop`` there and sends the call's.
+    """
+    params: Mapping[str, object] = start.get("invocation_params") or NOTHING
+    stop = mapping(start.get("options")).get("stop")
+    return params if stop is None or params.get("stop") == stop else {**params, "stop": stop}
 
 
 def _conversation(metadata: Mapping[str, object]) -> str | None:

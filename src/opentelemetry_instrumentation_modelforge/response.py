@@ -34,10 +34,12 @@ class Usage(NamedTuple):
     reasoning_output_tokens: int | None = None
     audio_input_tokens: int | None = None
     audio_output_tokens: int | None = None
+    cache_write_1h_input_tokens: int | None = None
+    """The part of ``cache_write_input_tokens`` that Anthropic keeps for an hour, which has a higher price."""
 
     def attributes(self) -> dict[str, AttributeValue]:
         """Return the usage attributes of the inference span, without the counts that are not known."""
-        return {name: count for name, count in zip(_USAGE_ATTRIBUTES, self, strict=True) if count is not None}
+        return {name: count for name, count in zip(_USAGE_ATTRIBUTES, self, strict=False) if count is not None}
 
 
 _USAGE_ATTRIBUTES: Final = (
@@ -49,6 +51,7 @@ _USAGE_ATTRIBUTES: Final = (
     GEN_AI_USAGE_AUDIO_INPUT_TOKENS,
     GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
 )
+"""By position. The fields after these are for prices only."""
 
 
 class Response(NamedTuple):

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from support.calls import MODEL_SPAN, MODES, STREAMS, ask
 from support.environment import COUNTS_REASONING, at_least
 from support.models import get_llm, without_retries, write_config, write_price
-from support.providers import ProviderServer, Reply, google_response
+from support.providers import GOOGLE_TELLS_ID, ProviderServer, Reply, google_response
 from support.telemetry import Telemetry
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -212,7 +212,35 @@ SPELLINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 65},
         {IN: 20, OUT: 45, AMOUNT: 0.0004},
     ),
+    "text": (
+        {"prompt_tokens": "120", "completion_tokens": "9", "total_tokens": "129"},
+        {IN: 120, OUT: 9, AMOUNT: 0.000312},
+    ),
+    "LiteLLM, the cache counted twice": (
+        {
+            "prompt_tokens": 30,
+            "completion_tokens": 10,
+            "total_tokens": 40,
+            "prompt_tokens_details": {"cached_tokens": 20, "cache_creation_tokens": 4},
+            "cache_read_input_tokens": 20,
+            "cache_creation_input_tokens": 4,
+        },
+        {IN: 30, READ: 20, WRITE: 4, OUT: 10, AMOUNT: 0.000112},
+    ),
 }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_tokens_that_the_list_has_no_price_for_make_no_cost(
+    served: Callable[..., Any], instrumented: Telemetry, mode: str
+) -> None:
+    """As Anthropic's one-hour cache writes. models.dev only has the price of those for five minutes."""
+    written = {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 80}
+    usage = {**USAGE, "cache_creation_input_tokens": 80, "cache_creation": written}
+    ask(served(both(usage), prices=PRICES), mode)
+    seen = Seen(instrumented)
+    seen.check_usage({IN: 120, WRITE: 80, OUT: 9, AMOUNT: None})
+    assert seen.costs() == []
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -236,6 +264,9 @@ NAMED_PRICES: dict[str, tuple[dict[str, Any], float | None]] = {
     "Perplexity": ({"cost": {"input_tokens_cost": 0.0001, "request_cost": 0.005, "total_cost": 0.0052}}, 0.0052),
     "DeepInfra": ({"estimated_cost": 0.00002}, 0.00002),
     "xAI": ({"cost_in_usd_ticks": 12_500_000}, 0.00125),
+    "text": ({"cost": "0.0007"}, 0.0007),
+    "an object with a total": ({"cost": {"input": 0.0001, "total": 0.0004}}, 0.0004),
+    "LLM Gateway": ({"cost_usd_total": 0.0009, "cost_usd_input": 0.0002}, 0.0009),
 }
 
 
@@ -249,6 +280,14 @@ def test_a_price_that_the_provider_names_is_the_cost(
     seen = Seen(instrumented)
     seen.check_usage({IN: 120, OUT: 9, AMOUNT: expected, SOURCE: "provider", "gen_ai.usage.cost.currency": "USD"})
     assert seen.costs() == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_price_may_stand_beside_the_usage(served: Callable[..., Any], instrumented: Telemetry, mode: str) -> None:
+    """As OpenCode Zen's: github.com/anomalyco/opencode/issues/39061."""
+    reply = Reply(body=completion(cost="0.0006"), events=[*chunks(), {"choices": [], "cost": "0.0006"}])
+    ask(served(reply, prices=PRICES), mode)
+    Seen(instrumented).check_usage({IN: 120, OUT: 9, AMOUNT: 0.0006, SOURCE: "provider"})
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -289,6 +328,31 @@ def test_a_count_in_every_chunk_counts_once(
     ask(served(Reply(events=events), prices=PRICES), mode, stream_usage=asked)
     seen = Seen(instrumented)
     seen.check_usage({IN: 64, OUT: 4, AMOUNT: 0.00016, REASONS: ("stop",), "gen_ai.response.model": SERVED})
+
+
+CACHED = {"prompt_tokens": 120, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 100}}
+SCATTERED: dict[str, tuple[Sequence[Any], dict[str, Any]]] = {
+    "in the first chunk": ((USAGE, None, None), {AMOUNT: 0.000312}),
+    "in a chunk amid the others": ((None, USAGE, None), {AMOUNT: 0.000312}),
+    "the prompt first": ((CACHED, None, {"completion_tokens": 9}), {READ: 100, AMOUNT: 0.000162}),
+    "the prompt last": (({"completion_tokens": 9}, None, {"prompt_tokens": 120}), {AMOUNT: 0.000312}),
+    "the cache first": ((CACHED, None, USAGE), {READ: 100, AMOUNT: 0.000162}),
+    "zeros last": ((None, USAGE, dict.fromkeys(USAGE, 0)), {AMOUNT: 0.000312}),
+    "the price first": (({**USAGE, "cost": 0.0005}, None, {**USAGE, "cost": 0}), {AMOUNT: 0.0005}),
+}
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+@pytest.mark.parametrize("case", SCATTERED)
+def test_a_streams_usage_may_be_in_any_of_its_chunks(
+    served: Callable[..., Any], instrumented: Telemetry, case: str, mode: str
+) -> None:
+    usages, expected = SCATTERED[case]
+    # LangChain of the oldest release adds what is null.
+    zeros = dict.fromkeys(USAGE, 0)
+    events = [chunk("Good", usage=usage and zeros | usage) for usage in usages]
+    ask(served(Reply(events=[*events, chunk(reason="stop")]), prices=PRICES), mode)
+    Seen(instrumented).check_usage({IN: 120, OUT: 9, READ: None, REASONS: ("stop",), **expected})
 
 
 @pytest.mark.parametrize("mode", STREAMS)
@@ -337,6 +401,13 @@ def test_a_tier_costs_what_the_list_has_for_it(
         {IN: 120, OUT: 9, AMOUNT: cost, "openai.request.service_tier": tier, "openai.response.service_tier": tier}
     )
     assert seen.costs() == ([] if cost is None else pytest.approx([cost]))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_tier_may_be_in_the_usage(served: Callable[..., Any], instrumented: Telemetry, mode: str) -> None:
+    """As Anthropic names it: platform.claude.com/docs/en/api/service-tiers."""
+    ask(served(both({**USAGE, "service_tier": "priority"}), prices=PRICES), mode)
+    Seen(instrumented).check_usage({IN: 120, OUT: 9, "openai.response.service_tier": "priority", AMOUNT: None})
 
 
 @pytest.mark.parametrize("mode", STREAMS)
@@ -482,6 +553,37 @@ def test_a_choice_that_ends_with_an_error_is_no_completed_answer(
     seen.check({"modelforge.outcome": "failed", "error.type": "502", REASONS: ("error",)})
     assert seen.span.status.status_code is StatusCode.ERROR
     assert seen.span.status.description == "502"
+    assert SECRET not in seen.everything
+
+
+FAILURES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
+    # console.groq.com/docs/api-reference
+    "Groq": ({"x_groq": {"id": "req_1", "error": f"over capacity: {SECRET}"}}, "error_response", ("error",)),
+    # docs.z.ai/api-reference/llm/chat-completion, api-docs.deepseek.com/api/create-chat-completion
+    "Zhipu": ({"finish_reason": "network_error"}, "network_error", ("network_error",)),
+    "DeepSeek": (
+        {"finish_reason": "insufficient_system_resource"},
+        "insufficient_system_resource",
+        ("insufficient_system_resource",),
+    ),
+    "an error on a choice": ({"error": {"code": 502, "message": SECRET}}, "502", ("error",)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("provider", FAILURES)
+def test_a_generation_that_failed_is_no_completed_answer(
+    served: Callable[..., Any], instrumented: Telemetry, provider: str, mode: str
+) -> None:
+    fields, error, reasons = FAILURES[provider]
+    choice = {"index": 0, "finish_reason": None, **{n: v for n, v in fields.items() if n != "x_groq"}}
+    beside = {name: value for name, value in fields.items() if name == "x_groq"}
+    body = completion(choices=[{**choice, "message": {"role": "assistant", "content": "Good"}}], **beside)
+    last = chunk(choices=[{**choice, "delta": {}}], usage=USAGE, **beside)
+    ask(served(Reply(body=body, events=[chunk("Good"), last])), mode)
+    seen = Seen(instrumented)
+    seen.check_usage({IN: 120, OUT: 9, "modelforge.outcome": "failed", "error.type": error, REASONS: reasons})
+    assert seen.span.status.status_code is StatusCode.ERROR
     assert SECRET not in seen.everything
 
 
@@ -631,6 +733,7 @@ def test_a_response_that_fails_in_its_stream_is_not_completed(
 # --- Gemini ---
 
 GEMINI = "gemini-2.5-flash"
+GEMINI_ID = "0dPzaK3uJvWlkdUPz4-5yAg"
 
 
 def gemini(text: str, reason: str | None = None, **usage: int) -> bytes:
@@ -640,6 +743,7 @@ def gemini(text: str, reason: str | None = None, **usage: int) -> bytes:
             "candidates": [{**candidate, "finishReason": reason} if reason else candidate],
             "usageMetadata": usage,
             "modelVersion": "gemini-2.5-flash-007",
+            "responseId": GEMINI_ID,
         }
     )
 
@@ -656,7 +760,14 @@ def test_geminis_last_count_and_last_reason_are_those_of_the_call(
     ]
     ask(served(Reply(serialized=parts), "google", GEMINI, {"input": 2, "output": 8}), mode)
     Seen(instrumented).check_usage(
-        {IN: 30, OUT: 4, AMOUNT: 0.000092, REASONS: ("MAX_TOKENS",), "gen_ai.response.model": "gemini-2.5-flash-007"}
+        {
+            IN: 30,
+            OUT: 4,
+            AMOUNT: 0.000092,
+            REASONS: ("MAX_TOKENS",),
+            "gen_ai.response.model": "gemini-2.5-flash-007",
+            "gen_ai.response.id": GEMINI_ID if GOOGLE_TELLS_ID else None,
+        }
     )
 
 
@@ -677,6 +788,35 @@ def test_tokens_of_geminis_tool_use_and_thoughts_are_priced(
         usage["toolUsePromptTokenCount"] = 100
     ask(served(Reply(serialized=[gemini("Good day", "STOP", **usage)]), "google", GEMINI, PRICES), mode)
     Seen(instrumented).check_usage({IN: 140, READ: 16, OUT: 25, REASONING: 20, AMOUNT: 0.000456})
+
+
+GEMINI_COUNTS: dict[str, tuple[list[bytes], dict[str, Any]]] = {
+    "without a total": (
+        [
+            gemini("Good ", promptTokenCount=31, candidatesTokenCount=4),
+            gemini("day", "STOP"),
+        ],
+        {IN: 31, OUT: 4, AMOUNT: 0.000094},
+    ),
+    "without the answer": (
+        [gemini("Good ", promptTokenCount=31, totalTokenCount=31), gemini("day", "STOP")],
+        {IN: 31, OUT: None, AMOUNT: None},
+    ),
+    "an answer that only the total counts": (
+        [gemini("Good day", "STOP", promptTokenCount=31, totalTokenCount=40)],
+        {IN: 31, OUT: None, AMOUNT: None},
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", STREAMS)
+@pytest.mark.parametrize("case", GEMINI_COUNTS)
+def test_a_count_that_gemini_leaves_out_is_not_0(
+    served: Callable[..., Any], instrumented: Telemetry, case: str, mode: str
+) -> None:
+    parts, expected = GEMINI_COUNTS[case]
+    ask(served(Reply(serialized=parts), "google", GEMINI, {"input": 2, "output": 8}), mode)
+    Seen(instrumented).check({REASONS: ("STOP",), **expected})
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -710,6 +850,18 @@ def test_ollama_counts_cached_tokens(served: Callable[..., Any], instrumented: T
     Seen(instrumented).check_usage(
         {IN: 50, READ: 48, OUT: 6, REASONS: ("length",), "gen_ai.response.model": "llama3:8b", AMOUNT: None}
     )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_prompt_that_ollama_did_not_count_has_no_tokens(
+    served: Callable[..., Any], instrumented: Telemetry, mode: str
+) -> None:
+    """As servers that imitate Ollama write it for a cached prompt, with counts of another type."""
+    last = {"done": True, "done_reason": "stop", "prompt_eval_count": 0, "eval_count": 6.0}
+    ask(served(ollama(GOOD, last), "ollama", "llama3"), mode)
+    seen = Seen(instrumented)
+    seen.check({IN: None, OUT: 6})
+    assert seen.tokens() == {"output": 6}
 
 
 @pytest.mark.parametrize("mode", MODES)

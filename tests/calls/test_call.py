@@ -33,7 +33,7 @@ from opentelemetry_instrumentation_modelforge.telemetry import active_telemetry
 from support.calls import MODEL_SPAN, MODELS, AsyncEchoModel, EchoModel, Person, await_dropped, model_spans, weather
 from support.environment import COUNTS_REASONING, at_least
 from support.models import get_llm, without_retries, write_config
-from support.providers import HOST, ProviderServer, Reply, unused_port
+from support.providers import GOOGLE_ID, GOOGLE_TELLS_ID, HOST, ProviderServer, Reply, unused_port
 from support.telemetry import Telemetry
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -140,6 +140,7 @@ PLAIN: dict[str, dict[str, Any]] = {
         **COUNTED,
     },
     "google": {
+        **({"gen_ai.response.id": GOOGLE_ID} if GOOGLE_TELLS_ID else {}),
         "gen_ai.response.model": "gemini-2.5-flash-001",
         "gen_ai.response.finish_reasons": ("STOP",),
         **DETAILED,
@@ -276,6 +277,24 @@ def test_a_request_says_what_was_asked(
     }
     assert asked == expected
     assert [type(asked[name]) for name in expected] == [type(value) for value in expected.values()]
+
+
+@pytest.mark.parametrize("provider", ["openai", "github_copilot"])
+@pytest.mark.parametrize("stop", [["END"], None])
+def test_the_stop_of_a_call_is_sent_in_place_of_the_models_own(
+    instrumented: Telemetry,
+    model: Callable[..., Any],
+    provider_server: ProviderServer,
+    provider: str,
+    stop: list[str] | None,
+) -> None:
+    """LangChain names the model's own among the parameters."""
+    llm = model(provider)
+    llm.stop = ["."]
+    llm.invoke(PROMPT, stop=stop)
+    sent = provider_server.request.body["stop"]
+    assert attributes(instrumented)["gen_ai.request.stop_sequences"] == tuple(sent)
+    assert sent == (stop or ["."])
 
 
 def test_every_choice_has_its_finish_reason(instrumented: Telemetry, llm: Any) -> None:

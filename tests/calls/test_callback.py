@@ -30,8 +30,10 @@ from opentelemetry.trace import NoOpTracerProvider, SpanKind
 
 from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback
 from support.calls import MODEL_SPAN, MODELS, STREAMS, ask
+from support.environment import COUNTS_REASONING
 from support.instant import InstantRegistry
 from support.models import OPENAI_KEY, get_llm
+from support.providers import ProviderServer, Reply
 from support.telemetry import Telemetry
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -87,6 +89,7 @@ def test_a_callback_given_by_hand_makes_a_span_of_every_call(
         "gen_ai.response.finish_reasons": ("stop",),
         "gen_ai.response.model": "gpt-4o-mini-2024-07-18",
         "modelforge.model": "gpt-4o-mini",
+        "modelforge.llm_type": "openai_compatible",
         "modelforge.outcome": "completed",
         "modelforge.provider": "openai",
         "openai.response.system_fingerprint": "fp_0123456789",
@@ -120,6 +123,26 @@ def test_one_callback_serves_many_models(
     for model in ("gpt-4o-mini", "fast"):
         get_llm(registry, "openai", model, callbacks=[callback]).batch(["Hi", "Ho"])
     assert span_names(telemetry) == [MODEL_SPAN] * 4
+
+
+@pytest.mark.parametrize("provider", ["openai", pytest.param("google", marks=COUNTS_REASONING), "ollama"])
+def test_a_callback_given_by_hand_counts_a_stream_as_its_provider_does(
+    registry: ModelForgeRegistry,
+    provider_server: ProviderServer,
+    telemetry: Telemetry,
+    tracer_provider: TracerProvider,
+    provider: str,
+) -> None:
+    """LangChain adds the counts of all chunks up, and joins their finish reasons."""
+    totals = [{"prompt_tokens": 11, "completion_tokens": n, "total_tokens": 11 + n} for n in (3, 7)]
+    choice = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}
+    events = [{"id": "chatcmpl-1", "model": "m", "choices": [choice], "usage": total} for total in totals]
+    provider_server.reply = Reply(events=events) if provider == "openai" else Reply()
+    callback = OpenTelemetryCallback(provider, MODELS[provider], tracer_provider=tracer_provider)
+    list(get_llm(registry, provider, MODELS[provider], callbacks=[callback]).stream("Hi"))
+    said = dict(telemetry.span(MODEL_SPAN).attributes or {})
+    assert (said["gen_ai.usage.input_tokens"], said["gen_ai.usage.output_tokens"]) == (11, 7)
+    assert said["gen_ai.response.finish_reasons"] == ("STOP" if provider == "google" else "stop",)
 
 
 @pytest.mark.parametrize("arguments", [(None, "m"), ("p", None), (1, "m"), ("p", b"m")])

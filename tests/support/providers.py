@@ -515,6 +515,9 @@ def _line(data: Mapping[str, Any]) -> bytes:
 
 # --- Google ---
 
+GOOGLE_ID = "q7oYaZ6RLo2Cx_APyZbWkAs"
+GOOGLE_TELLS_ID = hasattr(google.GenerateContentResponse(), "response_id")
+"""Whether the client has a field for the id of an answer: the oldest has none."""
 _SERVICE = "google.ai.generativelanguage.v1beta.GenerativeService"
 _FINISH_REASONS = {"length": "MAX_TOKENS", "content_filter": "SAFETY"}
 _STATUS_CODES = {
@@ -651,6 +654,7 @@ def _google_response(
         ],
         usage_metadata=None if reply.usage is False else usage,
         model_version=reply.model or f"{body['model'].removeprefix('models/')}-001",
+        **({"response_id": GOOGLE_ID} if GOOGLE_TELLS_ID else {}),
     )
     return google.GenerateContentResponse.serialize(response)
 

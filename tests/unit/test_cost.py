@@ -39,6 +39,7 @@ from modelforge.telemetry import PRICING, TokenUsage, calculate_cost
 from opentelemetry_instrumentation_modelforge import cost
 from opentelemetry_instrumentation_modelforge.cost import CostFunction, Rates, reference_rates, resolve_rates
 from opentelemetry_instrumentation_modelforge.response import Usage
+from support.environment import at_least
 
 MILLION = 1_000_000
 PriceVariant = getattr(types, "PriceVariant", None)
@@ -740,6 +741,32 @@ def test_a_call_whose_tokens_were_not_all_reported_has_no_cost(usage: Usage) -> 
     rates = find("openai", "gpt-4o")
     assert rates is not None
     assert rates.price(usage) is None
+
+
+@pytest.mark.parametrize(("written_for_an_hour", "amount"), [(None, 0.24), (0, 0.24), (400, None)])
+def test_a_list_without_a_price_of_one_hour_cache_writes_prices_none(
+    written_for_an_hour: int | None, amount: float | None
+) -> None:
+    rates = find("openai", "x-1", metadata=metadata(models_dev("x-1", input=200, output=200, cache_write=250)))
+    assert rates is not None
+    usage = Usage(1000, 100, cache_write_input_tokens=400, cache_write_1h_input_tokens=written_for_an_hour)
+    assert rates.price(usage) == (amount and pytest.approx(amount))
+
+
+@pytest.mark.skipif(not at_least("genai-prices", "0.2"), reason="has no prices of one-hour cache writes")
+def test_one_hour_cache_writes_cost_what_genai_prices_says() -> None:
+    rates = find("anthropic", "claude-sonnet-4-5")
+    assert rates is not None
+    usage = Usage(9000, 100, 2000, 5000, cache_write_1h_input_tokens=3000)
+    counted = genai_prices.Usage(
+        input_tokens=9000,
+        output_tokens=100,
+        cache_read_tokens=2000,
+        cache_write_tokens=5000,
+        cache_write_1h_tokens=3000,
+    )
+    price = genai_prices.calc_price(counted, "claude-sonnet-4-5", provider_id="anthropic").total_price
+    assert rates.price(usage) == pytest.approx(float(price))
 
 
 def test_counts_that_contradict_the_total_never_make_a_call_cheaper_than_its_parts() -> None:

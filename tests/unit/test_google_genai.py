@@ -125,6 +125,17 @@ def test_an_answer_that_only_the_total_counts_is_no_tool_use_and_not_empty() -> 
     assert read(message(reason="STOP", **counts(20, 0, total=60))).usage == Usage(20, None)
 
 
+def test_a_count_without_a_total_counts_where_the_chunks_after_it_have_none() -> None:
+    used = {"prompt_token_count": 20, "candidates_token_count": 2}
+    assert read(message("Salu", **used), message("t", "STOP")).usage == Usage(20, 2)
+    assert read(message("Salu", **used), message("t", "STOP", **counts(20, 6))).usage == Usage(20, 6)
+
+
+@pytest.mark.parametrize(("text", "output"), [("Salut", None), ("", 0), (None, 0)])
+def test_an_answer_with_content_took_more_than_no_tokens(text: str | None, output: int | None) -> None:
+    assert read(message(text, **counts(20))).usage == Usage(20, output)
+
+
 def test_more_cached_tokens_than_the_prompt_has_are_left_out() -> None:
     assert read(message(reason="STOP", **counts(20, 6, total=26, cached_content_token_count=21))).usage == Usage(20, 6)
 
@@ -189,6 +200,16 @@ def test_langchains_chunks_add_up_where_no_answer_passes() -> None:
     ):
         answer.add_chunk(chunk)
     assert answer.response((), None) == Response(model=MODEL, finish_reasons=("STOP",), usage=Usage(31, 8))
+
+
+def test_langchains_chunks_say_what_was_cached() -> None:
+    answer = GOOGLE.answer()
+    cached = {"cached_content_token_count": 20}
+    for chunk in chunks_of_langchain(
+        message("Sa", **counts(31, 3, **cached)), message("lut", **counts(31, 5, **cached))
+    ):
+        answer.add_chunk(chunk)
+    assert answer.response((), None).usage == Usage(31, 5, 20)
 
 
 def test_langchains_chunks_do_not_count_beside_the_answer() -> None:

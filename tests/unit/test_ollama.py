@@ -60,6 +60,15 @@ def test_cached_tokens_are_part_of_the_prompt(cached: int) -> None:
     assert read(last(prompt_eval_cached_count=cached)).usage == Usage(41, 6, cache_read_input_tokens=cached)
 
 
+def test_more_cached_tokens_than_the_prompt_has_are_left_out() -> None:
+    assert read(last(prompt_eval_cached_count=42)).usage == Usage(41, 6)
+
+
+@pytest.mark.parametrize("count", [6.0, "6"])
+def test_a_server_that_imitates_ollama_may_write_another_type_of_number(count: object) -> None:
+    assert read(last(eval_count=count)).usage == Usage(41, 6)
+
+
 def test_a_count_that_is_left_out_is_not_reported() -> None:
     # Older releases leave it out where they had the whole prompt in the cache.
     assert read(line("", done=True, done_reason="stop", eval_count=6)).usage == Usage(None, 6)
@@ -73,7 +82,7 @@ def test_a_last_line_without_counts_has_no_usage() -> None:
     assert read(line("", done=True)) == Response(model=MODEL)
 
 
-@pytest.mark.parametrize("bad", [-1, 2.5, "6", True, None, 2**63])
+@pytest.mark.parametrize("bad", [-1, 2.5, "six", True, None, 2**63])
 def test_what_is_no_count_is_left_out(bad: object) -> None:
     assert read(last(eval_count=bad, prompt_eval_cached_count=bad)).usage == Usage(41)
 

@@ -79,10 +79,28 @@ def test_a_price_after_the_tokens_and_before_them() -> None:
     assert read(chunk(usage={**TOKENS, "cost": 0.5}), chunk(choices=[], usage=TOKENS)).cost == 0.5
 
 
+@pytest.mark.parametrize(("first", "last", "cost"), [(0.5, None, 0.5), (0.5, 0, 0.5), (0.25, 0.5, 0.5), (None, 0, 0)])
+def test_the_last_price_that_is_one_counts(first: float | None, last: float | None, cost: float) -> None:
+    assert read(*(chunk(usage={**TOKENS, "cost": price}) for price in (first, last))).cost == cost
+
+
 def test_the_prompt_may_be_counted_in_the_first_chunk_and_the_completion_in_the_last() -> None:
     first = {"prompt_tokens": 30, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 12}}
     streamed = read(chunk(usage=first), chunk("stop", usage={"completion_tokens": 8}))
     assert streamed.usage == Usage(30, 8, 12)
+
+
+def test_the_completion_may_be_counted_before_the_prompt() -> None:
+    answered, asked = {"prompt_tokens": 0, "completion_tokens": 8}, {"prompt_tokens": 30, "completion_tokens": 0}
+    assert read(chunk("stop", usage=answered), chunk(choices=[], usage=asked)).usage == Usage(30, 8)
+    assert read(chunk("stop", usage=asked)).usage == Usage(30, 0)
+
+
+def test_the_last_chunk_may_leave_out_what_the_first_says_of_the_cache() -> None:
+    first = {"prompt_tokens": 30, "prompt_tokens_details": {"cached_tokens": 12, "cache_write_tokens": 5}}
+    assert read(chunk(usage=first), chunk("stop", usage=TOKENS)).usage == Usage(30, 8, 12, 5)
+    other = {**first, "prompt_tokens": 29}
+    assert read(chunk(usage=other), chunk("stop", usage=TOKENS)).usage == Usage(30, 8)
 
 
 def test_what_a_stream_repeats_is_said_once() -> None:

@@ -185,6 +185,7 @@ def sent(llm: ChatOpenAI, **kwargs: Any) -> dict[str, object]:
         ({"max_tokens": 50}, {}, "max_completion_tokens", 50),
         ({"max_tokens": 50}, {"max_tokens": 20}, "max_completion_tokens", 20),
         ({"max_tokens": 50}, {"max_completion_tokens": 20}, "max_completion_tokens", 20),
+        ({"max_tokens": 50}, {"max_tokens": None}, "max_completion_tokens", None),
         ({"temperature": 0.5}, {"temperature": 1.0}, "temperature", 1.0),
         ({"model_kwargs": {"modalities": ["audio"]}}, {}, "modalities", ["audio"]),
         ({"model_kwargs": {"modalities": ["audio"]}}, {"modalities": ["text"]}, "modalities", ["text"]),
@@ -201,3 +202,8 @@ def test_parameters_are_those_that_are_sent(
     fields: dict[str, Any], kwargs: dict[str, Any], name: str, expected: object
 ) -> None:
     assert sent(ChatOpenAI(api_key="k", base_url="http://host/v1", **fields), **kwargs)[name] == expected
+
+
+def test_the_model_that_is_asked_is_the_one_of_the_extra_body() -> None:
+    assert PROVIDER.requested_model({"model": "a", "extra_body": {"model": "b"}}, {}) == "b"
+    assert PROVIDER.requested_model({"model": "a", "extra_body": {"model": None}}, {}) == "a"

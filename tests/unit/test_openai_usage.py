@@ -77,6 +77,30 @@ from support.openai_answers import TOKENS
             id="Anthropic, cache beside the prompt, not in the total",
         ),
         pytest.param(
+            {
+                "prompt_tokens_details": {
+                    "cached_tokens": 9,
+                    "cache_creation_tokens": 12,
+                    "cache_creation_token_details": {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 7},
+                }
+            },
+            Usage(30, 8, 9, 12, cache_write_1h_input_tokens=7),
+            id="LiteLLM, written for an hour",
+        ),
+        pytest.param(
+            {
+                "cache_creation_input_tokens": 12,
+                "cache_creation": {"ephemeral_5m_input_tokens": 12, "ephemeral_1h_input_tokens": 0},
+            },
+            Usage(30, 8, None, 12, cache_write_1h_input_tokens=0),
+            id="Anthropic, written for five minutes",
+        ),
+        pytest.param(
+            {"cache_creation": {"ephemeral_1h_input_tokens": 7}},
+            Usage(30, 8, None, 7, cache_write_1h_input_tokens=7),
+            id="Anthropic, written for an hour, without their sum",
+        ),
+        pytest.param(
             {"completion_tokens_details": {"reasoning_tokens": 6}},
             Usage(30, 8, reasoning_output_tokens=6),
             id="reasoning inside",
@@ -152,7 +176,8 @@ def test_every_spelling_of_usage(usage: dict[str, Any], expected: Usage) -> None
         pytest.param({"prompt_tokens": -1}, Usage(None, 8), id="negative"),
         pytest.param({"prompt_tokens": 2**53}, Usage(None, 8), id="no integer of JSON"),
         pytest.param({"prompt_tokens": 0}, Usage(None, 8), id="prompt from a cache, not counted"),
-        pytest.param({"completion_tokens": None}, Usage(30), id="no completion"),
+        pytest.param({"completion_tokens": None}, Usage(30, 8), id="no completion, but a total"),
+        pytest.param({"completion_tokens": None, "total_tokens": 30}, Usage(30), id="no completion"),
         pytest.param({"completion_tokens": 0, "total_tokens": 30}, Usage(30, 0), id="empty completion"),
         pytest.param({"prompt_tokens_details": [1], "completion_tokens_details": "x"}, Usage(30, 8), id="no objects"),
         pytest.param({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, None, id="zeros"),
@@ -201,6 +226,9 @@ def test_reasoning_without_a_total_is_beside_where_it_cannot_be_inside() -> None
         pytest.param({"cost": "0.25"}, 0.25, id="text"),
         pytest.param({"cost": "free"}, None, id="no number in the text"),
         pytest.param({"cost": "nan"}, None, id="NaN in the text"),
+        pytest.param({"cost": {"total": 0.25, "currency": "usd"}}, 0.25, id="dollars"),
+        pytest.param({"cost": {"total": 0.25, "currency": "EUR"}}, None, id="another currency"),
+        pytest.param({"cost": 0.25, "currency": "EUR"}, None, id="another currency, beside the price"),
         pytest.param({"cost": {"total_cost": "?"}}, None, id="object without a price"),
         pytest.param({"cost": None, "estimated_cost": 0.25}, 0.25, id="null beside a price"),
         pytest.param({}, None, id="no price"),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from ..response import Response, Usage
-from ..values import NOTHING, encodable, integer, mapping, short_text, text
+from ..values import NOTHING, count, encodable, integer, mapping, short_text, text
 from .langchain import read_result
 from .provider import Answer, Provider, Tap
 
@@ -87,7 +87,7 @@ class _Answer(Answer):
         self._counted: _Message | None = None
         self._reasons: dict[int, int] = {}
         self._block_reason = 0
-        self._chunk_tokens: tuple[int, int] | None = None
+        self._chunk_tokens: tuple[int, int, int] | None = None
         self._chunk_reason: str | None = None
         self._chunk_model: str | None = None
 
@@ -98,7 +98,8 @@ class _Answer(Answer):
             # The client takes the end of a broken stream for a response.
             return
         self._last = message
-        if message.usage_metadata.total_token_count:
+        usage = message.usage_metadata
+        if usage.total_token_count or usage.prompt_token_count:
             self._counted = message
         # A slice is a list, which is iterated faster than protobuf's own container.
         candidates = message.candidates[:]
@@ -117,10 +118,12 @@ class _Answer(Answer):
         usage = mapping(getattr(getattr(chunk, "message", None), "usage_metadata", None))
         # The input of the last chunk may be negative: Gemini corrects its count.
         if usage:
-            before = self._chunk_tokens or (0, 0)
+            before = self._chunk_tokens or (0, 0, 0)
             self._chunk_tokens = (
                 before[0] + (integer(usage.get("input_tokens")) or 0),
                 before[1] + (integer(usage.get("output_tokens")) or 0),
+                # Older releases repeat it in each chunk, later ones say it in the first alone.
+                max(before[2], count(mapping(usage.get("input_token_details")).get("cache_read")) or 0),
             )
 
     def response(self, generations: Sequence[object], llm_output: object) -> Response:
@@ -133,14 +136,15 @@ class _Answer(Answer):
             id=short_text(getattr(message, "response_id", None)),
             model=short_text(message.model_version or counted.model_version),
             finish_reasons=self._finish_reasons(message),
-            usage=_usage(counted.usage_metadata),
+            usage=_usage(counted.usage_metadata, answered=_has_content(counted) or _has_content(message)),
         )
 
     def _chunks(self) -> Response:
+        inputs, outputs, cached = self._chunk_tokens or (0, 0, 0)
         return Response(
             model=self._chunk_model,
             finish_reasons=(self._chunk_reason,) if self._chunk_reason else (),
-            usage=Usage(*self._chunk_tokens) if self._chunk_tokens else None,
+            usage=Usage(inputs, outputs, cached or None) if self._chunk_tokens else None,
         )
 
     def _finish_reasons(self, message: "_Message") -> tuple[str, ...]:
@@ -164,19 +168,28 @@ def _enum_name(message: "_Message", part: str, field: str, number: int) -> str:
     return name
 
 
-def _usage(usage: "_UsageMetadata") -> Usage | None:
+def _has_content(message: "_Message") -> bool:
+    # An empty text takes 2 bytes.
+    return any(part.ByteSize() > 2 for candidate in message.candidates for part in candidate.content.parts)
+
+
+def _usage(usage: "_UsageMetadata", *, answered: bool) -> Usage | None:
+    """Return the counts of a call.
+
+    :param answered: whether the answer has content, so that it cannot have taken 0 tokens.
+    """
     prompt, answer, total = usage.prompt_token_count, usage.candidates_token_count, usage.total_token_count
     thoughts, tool_use = usage.thoughts_token_count, usage.tool_use_prompt_token_count
     if not (prompt or answer or thoughts) or min(prompt, answer, thoughts, tool_use) < 0:
         return None
     output: int | None = answer + thoughts
     unexplained = total - prompt - tool_use - output
-    if total and unexplained == -thoughts and thoughts <= answer:
-        # The total shows that the answer's count includes the thoughts: github.com/BerriAI/litellm/pull/10141.
-        output = answer
-    elif unexplained > 0 and not output:
+    if not output and (answered or unexplained > 0):
         # The answer was not counted.
         output = None
+    elif total and unexplained == -thoughts and thoughts <= answer:
+        # The total shows that the answer's count includes the thoughts: github.com/BerriAI/litellm/pull/10141.
+        output = answer
     elif not tool_use:
         # The total has the tool-use tokens even where their own field is not filled.
         tool_use = max(0, unexplained)
@@ -219,7 +232,16 @@ class _UsageMetadata(Protocol):
     candidates_tokens_details: Sequence[_ModalityTokenCount]
 
 
+class _Part(Protocol):
+    def ByteSize(self) -> int: ...  # noqa: N802
+
+
+class _Content(Protocol):
+    parts: Sequence[_Part]
+
+
 class _Candidate(Protocol):
+    content: _Content
     index: int
     finish_reason: int
 

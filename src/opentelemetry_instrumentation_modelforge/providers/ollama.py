@@ -13,6 +13,7 @@ from typing import Final
 from ..response import Response, Usage
 from ..values import NOTHING, count, items, mapping, short_text
 from .langchain import read_result
+from .openai_usage import whole
 from .provider import Answer, Provider, Tap
 
 # The names of the request's options that have an attribute: https://docs.ollama.com/modelfile.
@@ -120,11 +121,16 @@ def _parsed(line: str | None) -> Mapping[str, object]:
 
 
 def _usage(line: Mapping[str, object]) -> Usage | None:
+    # The prompt's count includes the cached tokens. Older releases leave it out where the prompt was cached
+    # (ollama/ollama#2068), and servers that imitate Ollama write 0 then. A prompt is never empty.
+    prompt = _count(line.get("prompt_eval_count")) or None
+    cached = _count(line.get("prompt_eval_cached_count"))
     usage = Usage(
-        # Includes the cached tokens. Older releases leave it out where the prompt was cached (ollama/ollama#2068), and
-        # servers that imitate Ollama write 0 then. A prompt is never empty.
-        input_tokens=count(line.get("prompt_eval_count")) or None,
-        output_tokens=count(line.get("eval_count")),
-        cache_read_input_tokens=count(line.get("prompt_eval_cached_count")),
+        prompt, _count(line.get("eval_count")), cached if cached is not None and cached <= (prompt or 0) else None
     )
     return usage if usage != Usage() else None
+
+
+def _count(value: object) -> int | None:
+    # Servers that imitate Ollama may write another type of number.
+    return count(value if type(value) is int else whole(value))

@@ -11,7 +11,7 @@ from ..response import Response, Usage
 from ..semconv import OPENAI_API_TYPE_CHAT_COMPLETIONS, OPENAI_API_TYPE_RESPONSES
 from ..values import NOTHING, count, items, mapping, short_text
 from .langchain import read_result
-from .openai_usage import fields, names_price, read_price, read_usage
+from .openai_usage import fields, is_charged, names_price, read_price, read_usage
 from .provider import Answer
 
 __all__ = ["OpenAIAnswer", "fields", "read_price", "read_usage"]
@@ -51,9 +51,11 @@ class OpenAIAnswer(Answer):
 
     __slots__ = (
         "_client",
+        "_completion",
         "_empty",
         "_error",
         "_fingerprint",
+        "_first_prompt",
         "_has_choices",
         "_id",
         "_model",
@@ -80,7 +82,7 @@ class OpenAIAnswer(Answer):
         self._empty = self._has_choices = False
         self._reasons: dict[int, object] = {}
         self._usage = NOTHING
-        self._prompt = NOTHING
+        self._first_prompt = self._prompt = self._completion = NOTHING
         self._priced = NOTHING
         self._timings = NOTHING
         self._response: Mapping[str, object] | None = None
@@ -161,9 +163,11 @@ class OpenAIAnswer(Answer):
         get = usage.get
         if get("prompt_tokens") or get("input_tokens"):
             self._usage = self._prompt = usage
-        elif get("completion_tokens") or get("output_tokens"):
-            self._usage = usage
-        if names_price(usage):
+            if not self._first_prompt:
+                self._first_prompt = usage
+        if get("completion_tokens") or get("output_tokens"):
+            self._usage = self._completion = usage
+        if names_price(usage) and (is_charged(usage) or not is_charged(self._priced)):
             self._priced = usage
 
     def _add_finish(self, reason: object, choice: Mapping[str, object], position: int) -> None:
@@ -214,14 +218,7 @@ class OpenAIAnswer(Answer):
         return tuple(reason for reason in reasons if reason)
 
     def _chat_completion(self) -> Response:
-        usage = read_usage(self._usage) if self._usage else None
-        if usage is not None and usage.input_tokens is None and self._prompt and (prompt := read_usage(self._prompt)):
-            # Proxies that translate Anthropic's events count the prompt in the first chunk only (message_start).
-            usage = prompt._replace(
-                output_tokens=usage.output_tokens,
-                reasoning_output_tokens=usage.reasoning_output_tokens,
-                audio_output_tokens=usage.audio_output_tokens,
-            )
+        usage = self._read_usage() if self._usage else None
         if self._timings:
             usage = _with_timings(usage, self._timings)
         return Response(
@@ -230,11 +227,43 @@ class OpenAIAnswer(Answer):
             finish_reasons=self._finish_reasons(),
             usage=usage,
             cost=read_price(self._priced) if self._priced else None,
-            service_tier=short_text(self._tier),
+            # Proxies leave Anthropic's where it is: platform.claude.com/docs/en/api/service-tiers
+            service_tier=short_text(self._tier or self._usage.get("service_tier")),
             system_fingerprint=short_text(self._fingerprint),
             error=_error_code(self._error) if self._error else EMPTY_RESPONSE if self._empty else None,
             api_type=OPENAI_API_TYPE_CHAT_COMPLETIONS,
         )
+
+    def _read_usage(self) -> Usage | None:
+        """Return the last usage. Where it lacks a count, the count is that of the chunk that has it."""
+        usage = read_usage(self._usage)
+        if usage is None or (self._usage is self._first_prompt and usage.output_tokens):
+            return usage
+        if not usage.output_tokens and self._completion:
+            usage = _with_output_of(read_usage(self._completion), usage)
+        if usage.input_tokens is None and self._prompt and (prompt := read_usage(self._prompt)):
+            # Proxies that translate Anthropic's events count the prompt in the first chunk only (message_start).
+            usage = _with_output_of(usage, prompt)
+        if usage.cache_read_input_tokens is None and usage.cache_write_input_tokens is None:
+            first = read_usage(self._first_prompt)
+            if first is not None and first.input_tokens == usage.input_tokens:
+                usage = usage._replace(
+                    cache_read_input_tokens=first.cache_read_input_tokens,
+                    cache_write_input_tokens=first.cache_write_input_tokens,
+                    cache_write_1h_input_tokens=first.cache_write_1h_input_tokens,
+                )
+        return usage
+
+
+def _with_output_of(usage: Usage | None, prompt: Usage) -> Usage:
+    """Return ``prompt`` with the output's counts of ``usage``."""
+    if usage is None:
+        return prompt
+    return prompt._replace(
+        output_tokens=usage.output_tokens,
+        reasoning_output_tokens=usage.reasoning_output_tokens,
+        audio_output_tokens=usage.audio_output_tokens,
+    )
 
 
 def _is_not_of_a_chat(body: Mapping[str, object]) -> bool:

@@ -41,6 +41,10 @@ class OpenAICompatible(Provider):
         if "include_usage" not in mapping(mapping(getattr(client, "model_kwargs", None)).get("stream_options")):
             model.stream_usage = True
 
+    def requested_model(self, params: Mapping[str, object], client: Mapping[str, object]) -> str | None:
+        """Return the model name that one call sends: ``extra_body`` is merged over all other parameters."""
+        return text(mapping(params.get("extra_body")).get("model")) or super().requested_model(params, client)
+
     def request_parameters(
         self, params: Mapping[str, object], client: Mapping[str, object]
     ) -> Iterable[Mapping[str, object]]:
@@ -49,6 +53,9 @@ class OpenAICompatible(Provider):
         ``invocation_params`` already merges the model's fields, its ``model_kwargs`` and the call's own. The ``openai``
         client merges ``extra_body`` over all of them.
         """
+        if params.get("max_tokens", 0) is None:
+            # The call takes the model's own limit away.
+            params = {**params, "max_completion_tokens": None}
         body = mapping(params.get("extra_body"))
         return (params, _flat(params), body, _flat(body)) if body else (params, _flat(params))
 

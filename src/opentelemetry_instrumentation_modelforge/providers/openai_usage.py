@@ -10,16 +10,19 @@ from ..response import Usage
 from ..values import NOTHING, mapping, price
 
 # The fields of Usage by position, and the total, which shows whether a part is included in its whole.
-_INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _REASONING, _AUDIO_INPUT, _AUDIO_OUTPUT, _TOTAL = range(8)
+_INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _REASONING, _AUDIO_INPUT, _AUDIO_OUTPUT, _CACHE_WRITE_1H, _TOTAL = range(9)
 
 _Place: TypeAlias = "int | Mapping[str, _Place]"
 """The field of a count, or the places of the counts in an object of their own."""
 
+# Anthropic: platform.claude.com/docs/en/build-with-claude/prompt-caching
+_CACHE_CREATION: Final[Mapping[str, _Place]] = {"ephemeral_1h_input_tokens": _CACHE_WRITE_1H}
 _INPUT_DETAILS: Final[Mapping[str, _Place]] = {
     "cached_tokens": _CACHE_READ,  # OpenAI
     "audio_tokens": _AUDIO_INPUT,
     "cache_write_tokens": _CACHE_WRITE,  # OpenAI; OpenRouter: openrouter.ai/docs/use-cases/usage-accounting
     "cache_creation_tokens": _CACHE_WRITE,  # LiteLLM: docs.litellm.ai/docs/completion/prompt_caching
+    "cache_creation_token_details": _CACHE_CREATION,
     "cache_creation_input_tokens": _CACHE_WRITE,  # Qwen: alibabacloud.com/help/en/model-studio/context-cache
     "cache_read": _CACHE_READ,  # langchain_core.messages.ai.InputTokenDetails
     "cache_creation": _CACHE_WRITE,
@@ -42,6 +45,7 @@ _USAGE_FIELDS: Final[Mapping[str, _Place]] = {
     "num_cached_tokens": _CACHE_READ,  # Mistral: docs.mistral.ai/api
     "cache_read_input_tokens": _CACHE_READ,  # Anthropic, by LiteLLM: docs.litellm.ai/docs/completion/prompt_caching
     "cache_creation_input_tokens": _CACHE_WRITE,
+    "cache_creation": _CACHE_CREATION,
     "reasoning_tokens": _REASONING,  # Perplexity: docs.perplexity.ai/api-reference/chat-completions-post; SGLang
     "prompt_tokens_details": _INPUT_DETAILS,
     "completion_tokens_details": _OUTPUT_DETAILS,
@@ -83,14 +87,16 @@ def read_usage(usage: Mapping[str, object]) -> Usage | None:
     """
     if not usage:
         return None
-    counts: list[int | None] = [None] * 8
+    counts: list[int | None] = [None] * 9
     _collect(counts, _USAGE_FIELDS, usage)
+    if (for_an_hour := counts[_CACHE_WRITE_1H]) and for_an_hour > (counts[_CACHE_WRITE] or 0):
+        counts[_CACHE_WRITE] = for_an_hour
     if not counts[_INPUT] and not counts[_OUTPUT]:
         return None
     _include_separate_parts(counts, usage)
-    inputs, outputs, cache_read, cache_write, reasoning, audio_input, audio_output, _ = counts
+    inputs, outputs, cache_read, cache_write, reasoning, audio_input, audio_output, cache_write_1h, _ = counts
     if (cache_read or 0) + (cache_write or 0) > (inputs or 0):
-        cache_read = cache_write = None
+        cache_read = cache_write = cache_write_1h = None
     return Usage(
         # A prompt is never empty. Servers report 0 for one that they did not count.
         inputs or None,
@@ -100,6 +106,7 @@ def read_usage(usage: Mapping[str, object]) -> Usage | None:
         None if reasoning and reasoning > (outputs or 0) else reasoning,
         None if audio_input and audio_input > (inputs or 0) else audio_input,
         None if audio_output and audio_output > (outputs or 0) else audio_output,
+        cache_write_1h,
     )
 
 
@@ -113,12 +120,12 @@ def _collect(counts: list[int | None], places: Mapping[str, _Place], source: Map
             if value is not None:
                 _collect(counts, place, fields(value))
             continue
-        number = value if type(value) is int else _whole(value)
+        number = value if type(value) is int else whole(value)
         if (counts[place] or 0) <= number <= _LARGEST:
             counts[place] = number
 
 
-def _whole(value: object) -> int:
+def whole(value: object) -> int:
     """Return a count that a server wrote as a float or as text, or -1 where it is none."""
     if isinstance(value, str):
         return int(value) if len(value) < 17 and value.isascii() and value.isdecimal() else -1
@@ -128,6 +135,10 @@ def _whole(value: object) -> int:
 def _include_separate_parts(counts: list[int | None], usage: Mapping[str, object]) -> None:
     """Add the parts that the provider counts separately to the prompt's and the completion's counts."""
     inputs, outputs, total = counts[_INPUT], counts[_OUTPUT], counts[_TOTAL]
+    if outputs is None and inputs and total and total > inputs and "cache_read_input_tokens" not in usage:
+        # Gemini's OpenAI endpoint leaves the completion's count out where there was nothing but thinking.
+        counts[_OUTPUT] = total - inputs
+        return
     if inputs is None or outputs is None:
         return
     reasoning, cached = counts[_REASONING] or 0, (counts[_CACHE_READ] or 0) + (counts[_CACHE_WRITE] or 0)
@@ -165,19 +176,27 @@ def names_price(usage: Mapping[str, object]) -> bool:
     return "cost" in usage or "estimated_cost" in usage or "cost_in_usd_ticks" in usage or "cost_usd_total" in usage
 
 
+def is_charged(usage: Mapping[str, object]) -> bool:
+    """Return whether ``usage`` names a price other than 0. Runs for every chunk with a price."""
+    get = usage.get
+    return bool(get("cost") or get("estimated_cost") or get("cost_in_usd_ticks") or get("cost_usd_total"))
+
+
 def read_price(usage: Mapping[str, object]) -> float | None:
     """Return the price of the call in US dollars, where the provider's ``usage`` names it."""
     for name, unit in _PRICES.items():
         if name not in usage:
             continue
-        charged = _amount(usage[name])
-        if charged is None:
-            # Perplexity's is an object: docs.perplexity.ai/api-reference/chat-completions-post
-            parts = fields(usage[name])
-            charged = _amount(parts.get("total_cost", parts.get("total")))
-        if charged is not None:
+        # Perplexity's is an object: docs.perplexity.ai/api-reference/chat-completions-post
+        parts = fields(usage[name])
+        charged = _amount(parts.get("total_cost", parts.get("total")) if parts else usage[name])
+        if charged is not None and _is_in_dollars(usage) and _is_in_dollars(parts):
             return _with_own_key(charged, usage) if name == "cost" else charged / unit
     return None
+
+
+def _is_in_dollars(price: Mapping[str, object]) -> bool:
+    return (price.get("currency") or "USD") in ("USD", "usd")
 
 
 def _amount(value: object) -> float | None:
