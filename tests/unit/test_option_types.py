@@ -207,7 +207,10 @@ def test_a_line_break_in_a_value_does_not_break_the_line() -> None:
     assert shown("a\nb") == r"'a\nb'"
 
 
-@pytest.mark.parametrize("key", [OPENAI_KEY, GOOGLE_KEY, COPILOT_TOKEN, "0123456789abcdef0123456789abcdef"])
+UUID_KEY = "9f1c2a34-5b6d-4e7f-8a9b-0c1d2e3f4a5b"
+
+
+@pytest.mark.parametrize("key", [OPENAI_KEY, GOOGLE_KEY, COPILOT_TOKEN, "0123456789abcdef0123456789abcdef", UUID_KEY])
 @pytest.mark.parametrize(
     "spell",
     [
