@@ -29,6 +29,7 @@ from opentelemetry.util.types import AnyValue
 
 from .config import Redact
 from .messages import input_message, message_parts, output_message, tool_definitions
+from .option_types import shown
 from .otel_utils import Guard
 from .sanitizer import Sanitizer
 from .values import items
@@ -137,7 +138,7 @@ def _emits_event(mode: ContentCapturingMode) -> bool:
     if value in ("true", "false"):
         return value == "true"
     if value:
-        _logger.warning("%s=%s is ignored: expected true or false", OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT, value)
+        _logger.warning("%s=%s is ignored: expected true or false", OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT, shown(value))
     return mode in _ON_EVENT
 
 

@@ -147,7 +147,7 @@ def check_keywords(options: Mapping[str, object], others: Iterable[str] = ()) ->
     for name, value in options.items():
         option_type = OPTION_TYPES.get(name)
         if option_type is None:
-            raise TypeError(f"instrument() has no option {name!r}; {_suggestion(name, (*OPTION_TYPES, *others))}")
+            raise TypeError(f"instrument() has no option {shown(name)}; {_suggestion(name, (*OPTION_TYPES, *others))}")
         try:
             checked[name] = option_type.check(value)
         except (TypeError, ValueError) as error:

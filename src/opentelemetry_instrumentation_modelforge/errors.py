@@ -91,7 +91,7 @@ def error_type(error: BaseException) -> str:
     """
     for kind in type.mro(type(error)):
         module, name = _names_of(kind)
-        if _CLASS_NAME.fullmatch(name) and without_credentials(name) == name:
+        if _CLASS_NAME.fullmatch(name) and without_secrets(name) == name:
             return f"{module}.{name}" if module != "builtins" and module in sys.modules else name
     return "BaseException"
 

@@ -41,6 +41,7 @@ from support.captured import (
     output_message,
 )
 from support.environment import at_least
+from support.models import OPENAI_KEY
 
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 EMIT = "OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT"
@@ -310,7 +311,12 @@ class TestEnvironment:
     ) -> None:
         monkeypatch.setenv(EMIT, "maybe")
         ContentCapture.from_environment()
-        assert caplog.messages == [f"{EMIT}=maybe is ignored: expected true or false"]
+        monkeypatch.setenv(EMIT, OPENAI_KEY)
+        ContentCapture.from_environment()
+        assert caplog.messages == [
+            f"{EMIT}='maybe' is ignored: expected true or false",
+            f"{EMIT}='[REDACTED]' is ignored: expected true or false",
+        ]
 
     def test_hook_wants_content(self) -> None:
         hook = Hook()
