@@ -315,7 +315,7 @@ class TestEnvironment:
         ContentCapture.from_environment()
         assert caplog.messages == [
             f"{EMIT}='maybe' is ignored: expected true or false",
-            f"{EMIT}='[REDACTED]' is ignored: expected true or false",
+            f"{EMIT}=[REDACTED] is ignored: expected true or false",
         ]
 
     def test_hook_wants_content(self) -> None:
