@@ -306,6 +306,18 @@ class TestEnvironment:
         assert capture.wanted(recording=True) == (on_span or on_event)
         assert capture.wanted(recording=False) == on_event
 
+    def test_an_unknown_mode_is_no_content_and_one_warning(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for value in ("on", OPENAI_KEY):
+            monkeypatch.setenv(CAPTURE, value)
+            assert ContentCapture.from_environment() == ContentCapture()
+        modes = "NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT"
+        assert caplog.messages == [
+            f"{CAPTURE}='on' is ignored: expected one of {modes}",
+            f"{CAPTURE}=[REDACTED] is ignored: expected one of {modes}",
+        ]
+
     def test_names_a_variable_it_ignores(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -104,7 +104,9 @@ def _without_credentials(value: object, secrets: tuple[str, ...]) -> object:
         return without_credentials(value, secrets)
     if isinstance(value, Mapping):
         members = cast("Mapping[str, object]", value)
-        return {key: _without_credentials(member, secrets) for key, member in members.items()}
+        return {
+            without_credentials(key, secrets): _without_credentials(member, secrets) for key, member in members.items()
+        }
     if isinstance(value, list | tuple):
         return [_without_credentials(member, secrets) for member in cast("list[object]", value)]
     return value
