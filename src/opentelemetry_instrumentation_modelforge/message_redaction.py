@@ -22,12 +22,14 @@ _LONG_WORD: Final = re.compile(rf"[A-Za-z0-9_+/~.*-]{{{_SHORTEST},}}+={{0,2}}+")
 _CHANGE: Final = re.compile(r"[a-z](?=[A-Z0-9]) | [A-Z](?=[0-9]) | [0-9](?=[A-Za-z])", re.VERBOSE)
 # The parts of a model's name or a version are shorter.
 _LONG_PART: Final = re.compile(r"[A-Za-z0-9]{12}")
-# A UUID, 128 bits in hexadecimal, and a key of which a provider has masked the middle.
+# A UUID, 128 bits in hexadecimal, base32, and a key of which a provider has masked the middle.
 _ALWAYS_RANDOM: Final = re.compile(
     r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-    r"|(?=[0-9]{0,31}[a-fA-F])(?=[a-fA-F]{0,31}[0-9])[0-9a-fA-F]{32}|\w\*{3,}|\*{3}\w"
+    r"|(?=[0-9]{0,31}[a-fA-F])(?=[a-fA-F]{0,31}[0-9])[0-9a-fA-F]{32}"
+    r"|(?=[A-Z]{0,23}[0-9])(?=[0-9]{0,23}[A-Z])[A-Z0-9]{24}|\w\*{3,}|\*{3}\w"
 )
 _BREAK: Final = re.compile(r"([/.])")
+_PLAIN: Final = re.compile(r"[A-Za-z]?[a-z0-9_+~-]*|[/.]")
 
 
 def _is_random(word: str) -> bool:
@@ -38,18 +40,20 @@ def _is_random(word: str) -> bool:
     """
     if _ALWAYS_RANDOM.search(word):
         return True
-    needed = 0.18 if sum(map(word.count, "0123456789")) > 1 and len(word) >= 20 else 0.25
-    return len(_CHANGE.findall(word)) >= needed * len(word) and _LONG_PART.search(word) is not None
+    digits = sum(map(word.count, "0123456789"))
+    needed = 0.18 if (digits > 1 and len(word) >= 20) or (digits and len(word) >= 32) else 0.25
+    share = len(_CHANGE.findall(word)) / len(word)
+    return share >= 0.3 or (share >= needed and _LONG_PART.search(word) is not None)
 
 
 def _without_random_word(match: re.Match[str]) -> str:
     word = match[0]
-    if _is_random(word):
-        return REDACTED
     if "/" not in word and "." not in word:
-        return word
-    # A path or a URL, of which one part may be random.
-    return "".join(REDACTED if len(part) >= _SHORTEST and _is_random(part) else part for part in _BREAK.split(word))
+        return REDACTED if _is_random(word) else word
+    # A path or a URL, of which one part may be random, or base64, of which any part may be short.
+    parts = [REDACTED if len(part) >= _SHORTEST and _is_random(part) else part for part in _BREAK.split(word)]
+    is_path = all(part == REDACTED or _PLAIN.fullmatch(part) for part in parts)
+    return "".join(parts) if is_path or not _is_random(word) else REDACTED
 
 
 # --- What a name is followed by ---

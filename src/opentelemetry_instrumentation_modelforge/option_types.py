@@ -198,3 +198,10 @@ def shown(value: Any) -> str:
         text = f"<{type(value).__name__}>"
     text = without_secrets(text)
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def shown_pair(name: str, value: object) -> str:
+    """Return an entry that is no option as a message can show it: its name may say that its value is a credential."""
+    from .message_redaction import without_secrets
+
+    return without_secrets(f"{shown(name)}={shown(value)}")

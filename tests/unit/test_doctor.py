@@ -71,12 +71,12 @@ def test_a_check_that_fails_is_a_warning() -> None:
 
 def test_a_finding_loses_its_credentials() -> None:
     finding = ok(
-        "to https://user:hunter2@host/",
+        "to https://user:hunter2@host/otlp/9f8e7d6c5b4a39281706f5e4d3c2b1a0/v1/traces",
         "export KEY=sk-test-0123456789abcdefghijklmnop",
         {"rows": [{"a": "own-secret"}, 1], "models": {"acme/sk-test-0123456789abcdefghijklmnop": "unknown"}},
     ).without(["own-secret"])
     assert finding == ok(
-        "to https://[REDACTED]@host/",
+        "to https://[REDACTED]@host/otlp/[REDACTED]/v1/traces",
         "export KEY=[REDACTED]",
         {"rows": [{"a": "[REDACTED]"}, 1], "models": {"acme/[REDACTED]": "unknown"}},
     )

@@ -91,6 +91,7 @@ def _credentials() -> dict[str, str]:
         "hexadecimal": chosen("0123456789abcdef", 32),
         "base64": chosen(alphanumeric + "+/", 40),
         "padded base64": base64.b64encode(chance.randbytes(32)).decode(),
+        "AWS's example": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
         "UUID": str(UUID(int=chance.getrandbits(128))),
         "24 letters and digits": chosen(alphanumeric, 24),
         "16 letters and digits": chosen(alphanumeric, 16),
@@ -142,8 +143,8 @@ def test_harmless_messages_are_harmless_together(texts: list[str], separator: st
         ("//u:hunter2@host/v1", "//[REDACTED]@host/v1"),
         ("curl -u me:hunter2 https://host", "curl -u me:[REDACTED] https://host"),
         ("provided: abcd****wxyz", "provided: abcd****wxyz"),
-        ("provided: abcd************wxyz.", "provided: [REDACTED]"),
-        ("/cache/9f1c2a345b6d4e7f8a9b0c1d2e3f4a5b/x.py", "[REDACTED]"),
+        ("provided: abcd************wxyz.", "provided: [REDACTED]."),
+        ("/cache/9f1c2a345b6d4e7f8a9b0c1d2e3f4a5b/x.py", "/cache/[REDACTED]/x.py"),
         ("password is 'correct-horse'", "password is '[REDACTED]'"),
     ],
 )  # fmt: skip

@@ -24,6 +24,7 @@ from opentelemetry_instrumentation_modelforge.option_types import (
     choice,
     function,
     shown,
+    shown_pair,
 )
 from support.models import COPILOT_TOKEN, GOOGLE_KEY, OPENAI_KEY
 
@@ -201,6 +202,19 @@ class Hostile:
 def test_any_value_is_shown_in_a_short_line(value: object) -> None:
     assert 0 < len(shown(value)) <= 200
     assert "\n" not in shown(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("nope", "on", "'nope'='on'"),
+        ("api_key", "hunter2", "'api_key'='[REDACTED]'"),
+        ("token", ["hunter2"], "'token'=['[REDACTED]']"),
+        ("OTEL_PYTHON_MODELFORGE_API_KEY", "hunter2", "'OTEL_PYTHON_MODELFORGE_API_KEY'='[REDACTED]'"),
+    ],
+)
+def test_the_value_of_what_is_named_like_a_credential_is_not_shown(name: str, value: object, text: str) -> None:
+    assert shown_pair(name, value) == text
 
 
 def test_a_line_break_in_a_value_does_not_break_the_line() -> None:
