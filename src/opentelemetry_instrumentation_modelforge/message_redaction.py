@@ -43,7 +43,10 @@ def _is_random(word: str) -> bool:
     digits = sum(map(word.count, "0123456789"))
     needed = 0.18 if (digits > 1 and len(word) >= 20) or (digits and len(word) >= 32) else 0.25
     share = len(_CHANGE.findall(word)) / len(word)
-    return share >= 0.3 or (share >= needed and _LONG_PART.search(word) is not None)
+    # Base64 is divided by its own signs.
+    return share >= needed and (
+        _LONG_PART.search(word) is not None or (share >= 0.3 and not {"+", "/"}.isdisjoint(word))
+    )
 
 
 def _without_random_word(match: re.Match[str]) -> str:

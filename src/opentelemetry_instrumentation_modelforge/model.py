@@ -19,7 +19,7 @@ from .block_attributes import NO_BLOCK, BlockAttributes, current_block
 from .cost import CostFunction, Rates, reference_rates, resolve_rates
 from .otel_utils import Guard
 from .providers import Provider, provider_of
-from .redaction import secret_values, server_of, without_credentials, worth_hiding
+from .redaction import secret_values, without_credentials, worth_hiding
 from .request import Request
 from .response import Response, Usage
 from .semconv import (
@@ -32,6 +32,7 @@ from .semconv import (
     TOKEN_INPUT,
     TOKEN_OUTPUT,
 )
+from .server import server_of
 from .telemetry import Telemetry
 from .values import encodable, mapping, text
 

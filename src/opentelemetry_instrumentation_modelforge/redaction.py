@@ -10,10 +10,9 @@ length. Possessive quantifiers keep a failed match from being tried again with l
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
-from ipaddress import ip_address
 from itertools import islice
 from typing import Final, cast
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus
 
 from .values import encodable
 
@@ -324,57 +323,3 @@ def worth_hiding(secrets: Iterable[object]) -> tuple[str, ...]:
     """Return the strings among ``secrets``, longest first, placeholders left out."""
     found = {secret for secret in secrets if isinstance(secret, str) and len(secret) >= _SHORTEST_SECRET}
     return tuple(sorted(found, key=len, reverse=True))
-
-
-# --- Servers ---
-
-_HOST: Final = re.compile(r"(?=.{1,253}$)(?!-)[\w-]{1,63}(?<!-)(?:\.(?!-)[\w-]{1,63}(?<!-))*")
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-
-
-def host_name(text: str, secrets: Iterable[str] = ()) -> str | None:
-    """Return ``text`` in lower case if it is a host name or an IP address, and no credential.
-
-    An underscore is allowed, as in the names of Docker's containers, and a trailing dot is left out.
-    """
-    if len(text) > 255:
-        return None
-    name = text.removesuffix(".")
-    try:
-        return ip_address(name.removeprefix("[").removesuffix("]")).compressed
-    except ValueError:
-        pass
-    labels = name.split(".")
-    # No top-level domain is a number. Short labels such as "sk-gateway1" are names where there is a domain.
-    if not _HOST.fullmatch(name) or labels[-1].isdecimal():
-        return None
-    if any(looks_like_credential(label) for label in labels if len(labels) == 1 or len(label) >= 20):
-        return None
-    folded = name.casefold()
-    if any(folded in secret.casefold() or (len(secret) >= 8 and secret.casefold() in folded) for secret in secrets):
-        return None
-    return name.lower()
-
-
-def server_of(url: str | None, secrets: Iterable[str] = ()) -> tuple[str, int | None] | None:
-    """Return the host and the port of ``url``, or None if it has no host that may be told.
-
-    The port is the scheme's where the URL has none. A URL without a scheme needs a port or a dot in its host: a single
-    word is as likely to be a key in the wrong place.
-    """
-    if url is None:
-        return None
-    try:
-        parts = urlsplit(url if "//" in url else f"//{url}")
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    except ValueError:
-        return None
-    # What looks like the host of https://user:12/34@host is the user.
-    if "@" in parts.path + parts.query + parts.fragment:
-        return None
-    authority = parts.netloc.rpartition("@")[2]
-    host = authority if authority.endswith("]") else re.sub(r":[0-9]*\Z", "", authority)
-    address = host_name(host, secrets)
-    if address is None or (port is None and "//" not in url and not re.search(r"[.:]|\Alocalhost\Z", address)):
-        return None
-    return address, port

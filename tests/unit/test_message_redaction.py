@@ -54,6 +54,7 @@ HARMLESS = [
     "mistralai/Mixtral-8x22B-Instruct-v0.1, deepseek-r1-0528-qwen3-8b, Qwen/Qwen3-235B-A22B-Instruct-2507-FP8",
     "models/gemini-2.5-flash-preview-05-20 is not found for API version v1beta",
     "text-embedding-3-large, gpt-4o-mini-realtime-preview-2024-12-17",
+    "MiniMaxAI/MiniMax-M1-80k, Sao10K/L3-8B-Stheno-v3.2, XiaomiMiMo/MiMo-V2.5, qwen/qwen3.5-35b-a3b",
     # Files, URLs, dates, classes, versions.
     "/usr/lib/python3.11/site-packages/langchain_openai/chat_models/base.py",
     r"C:\Users\me\AppData\Local\Programs\Python\Python311\Lib\ssl.py",
@@ -64,6 +65,7 @@ HARMLESS = [
     "2024-08-06T12:34:56.789Z: request failed at 2024-08-06 12:34:56+00:00",
     "langchain_core.exceptions.OutputParserException, ChatGoogleGenerativeAIError, AutoModelForCausalLM",
     "<openai.resources.chat.completions.Completions object at 0x7f3a9c2d1e40>",
+    "pod ollama-7d9f8b6c5d-x2k4p of the deployment in eu-west-1a-2b3c",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_PYTHON_MODELFORGE_METRIC_BAGGAGE_KEYS",
     "python 3.11.9 (main, Apr  2 2024, 08:25:04) [GCC 13.2.0] on linux, docker.io/library/python:3.11-slim",
     "opentelemetry-instrumentation-modelforge 0.3.0, langchain-core 0.3.29",
