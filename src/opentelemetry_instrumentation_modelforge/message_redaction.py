@@ -75,7 +75,7 @@ _NAME: Final = rf"""
     (?: {any_case("str", "bytes", "_id", "id", "s")} )?+ [0-9_]{{0,3}}+ (?![A-Za-z])"""
 _FILLING: Final = any_case(
     *"a an the is was are be has have had with as of to id set value string str header provided given".split(),  # noqa: SIM905
-    *"you not valid invalid incorrect wrong bad expired rejected revoked denied".split(),  # noqa: SIM905
+    *"or default parameter variable you not valid invalid incorrect wrong bad expired rejected revoked denied".split(),  # noqa: SIM905
 )
 # Whatever is no word, escaped or not, but the end of a sentence. A slash begins a path.
 _GAP: Final = rf"""(?:

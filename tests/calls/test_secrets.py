@@ -173,6 +173,38 @@ def test_a_faulty_answer_tells_nothing(
         assert not hasattr(raised, "__notes__")
 
 
+SPELLINGS = [
+    f"the key is {HEX_KEY}",
+    f"{HEX_KEY} is no key",
+    f"api_key=\n{HEX_KEY}",
+    f"Authorization: Digest username=u,\n  response={HEX_KEY}",
+    f"//u:{HEX_KEY}@host",
+    f"SecretStr('{HEX_KEY}')",
+    f"provided: {OPENAI_KEY}.",
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("provider", MODELS)
+def test_the_text_of_an_error_has_no_credential(
+    provider: str,
+    spelling: str,
+    instrument: Callable[..., Telemetry],
+    registry: Any,
+    provider_server: ProviderServer,
+    lines: pytest.LogCaptureFixture,
+) -> None:
+    telemetry = instrument(error_messages="full")
+    provider_server.reply = Reply(status=400, error_body={"error": {"message": f"Policy seven: {spelling}"}})
+    llm = without_retries(get_llm(registry, provider, MODELS[provider]))
+    with pytest.raises(Exception, match="400|Policy seven") as raised:
+        llm.invoke(PROMPT)
+    text = told(telemetry, lines)
+    if "Policy seven" in str(raised.value):
+        assert "Policy seven" in text
+    assert [part for part in parts(OPENAI_KEY, HEX_KEY) if part in text] == []
+
+
 IDENTIFIERS = ("id", "model", "system_fingerprint", "service_tier")
 
 
@@ -282,7 +314,12 @@ class Raising(BaseCallbackHandler):
 @pytest.mark.parametrize("where", ["callback", "late callback", "transport", "client"])
 @pytest.mark.parametrize("kind", RAISED)
 def test_what_is_raised_in_a_call_tells_nothing_and_stays_as_it_is(
-    kind: str, where: str, instrumented: Telemetry, registry: Any, lines: pytest.LogCaptureFixture
+    kind: str,
+    where: str,
+    instrumented: Telemetry,
+    registry: Any,
+    lines: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     error = RAISED[kind]()
     llm: Any = without_retries(get_llm(registry, "openai", "gpt-4o-mini"))
@@ -294,7 +331,8 @@ def test_what_is_raised_in_a_call_tells_nothing_and_stays_as_it_is(
     if "callback" in where:
         config["callbacks"] = [Raising(error, late=where != "callback")]
     elif where == "transport":
-        llm.root_client._client.event_hooks = {"request": [fail]}
+        # LangChain's models share one client.
+        monkeypatch.setattr(llm.root_client._client, "event_hooks", {"request": [fail]})
     else:
         vars(llm.client)["create"] = fail
     before = vars(error).copy(), error.args, error.__cause__
