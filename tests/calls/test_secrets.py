@@ -197,7 +197,7 @@ def test_the_text_of_an_error_has_no_credential(
     telemetry = instrument(error_messages="full")
     provider_server.reply = Reply(status=400, error_body={"error": {"message": f"Policy seven: {spelling}"}})
     llm = without_retries(get_llm(registry, provider, MODELS[provider]))
-    with pytest.raises(Exception, match="400|Policy seven") as raised:
+    with pytest.raises(Exception, match=r"400|Policy seven") as raised:
         llm.invoke(PROMPT)
     text = told(telemetry, lines)
     if "Policy seven" in str(raised.value):
