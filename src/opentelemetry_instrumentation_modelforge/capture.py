@@ -16,7 +16,10 @@ from langchain_core.messages import SystemMessage
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.util.genai import completion_hook as completion_hooks
 from opentelemetry.util.genai.completion_hook import CompletionHook, load_completion_hook
-from opentelemetry.util.genai.environment_variables import OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT
+from opentelemetry.util.genai.environment_variables import (
+    OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT,
+    OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT,
+)
 from opentelemetry.util.genai.types import (
     ContentCapturingMode,
     InputMessage,
@@ -29,6 +32,7 @@ from opentelemetry.util.types import AnyValue
 
 from .config import Redact
 from .messages import input_message, message_parts, output_message, tool_definitions
+from .option_types import shown
 from .otel_utils import Guard
 from .sanitizer import Sanitizer
 from .values import items
@@ -69,7 +73,7 @@ class ContentCapture:
         These are ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT``, ``OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT``
         and, unless a hook is given, ``OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK``.
         """
-        mode = get_content_capturing_mode()
+        mode = _mode()
         emit_event = _emits_event(mode)
         hook = load_completion_hook() if completion_hook is None else completion_hook
         return cls(
@@ -132,12 +136,22 @@ class ContentCapture:
         return content
 
 
+def _mode() -> ContentCapturingMode:
+    value = os.environ.get(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT, "").strip()
+    if value and value.upper() not in ContentCapturingMode.__members__:
+        # Logged here, because the warning of the function below repeats any value.
+        name, modes = OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT, ", ".join(ContentCapturingMode.__members__)
+        _logger.warning("%s=%s is ignored: expected one of %s", name, shown(value), modes)
+        return ContentCapturingMode.NO_CONTENT
+    return get_content_capturing_mode()
+
+
 def _emits_event(mode: ContentCapturingMode) -> bool:
     value = os.environ.get(OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT, "").strip().lower()
     if value in ("true", "false"):
         return value == "true"
     if value:
-        _logger.warning("%s=%s is ignored: expected true or false", OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT, value)
+        _logger.warning("%s=%s is ignored: expected true or false", OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT, shown(value))
     return mode in _ON_EVENT
 
 

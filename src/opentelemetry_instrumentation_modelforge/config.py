@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NewType, TypeAlias, cast
 
 from opentelemetry.util.types import AttributeValue
 
-from .option_types import ATTRIBUTES, BOOLEAN, COST, KEYS, LENGTH, OptionType, choice, function, shown
+from .option_types import ATTRIBUTES, BOOLEAN, COST, KEYS, LENGTH, OptionType, choice, function, shown, shown_pair
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -147,7 +147,7 @@ def check_keywords(options: Mapping[str, object], others: Iterable[str] = ()) ->
     for name, value in options.items():
         option_type = OPTION_TYPES.get(name)
         if option_type is None:
-            raise TypeError(f"instrument() has no option {name!r}; {_suggestion(name, (*OPTION_TYPES, *others))}")
+            raise TypeError(f"instrument() has no option {shown(name)}; {_suggestion(name, (*OPTION_TYPES, *others))}")
         try:
             checked[name] = option_type.check(value)
         except (TypeError, ValueError) as error:
@@ -229,7 +229,7 @@ def _accepted(
         name = names.get(key)
         if name is None:
             problem = f"is ignored: there is no such option here; {_suggestion(key, names)}"
-            _logger.warning("%s: %s=%s %s", source, shown(key), shown(value), problem)
+            _logger.warning("%s: %s %s", source, shown_pair(key, value), problem)
             continue
         option_type = OPTION_TYPES[name]
         try:

@@ -24,6 +24,7 @@ from typing import Final
 from opentelemetry.semconv.attributes import exception_attributes
 
 from .interrupts import safely
+from .message_redaction import without_random_words, without_secrets
 from .redaction import looks_like_credential, without_credentials
 from .values import encodable, items, mapping, text
 
@@ -90,7 +91,7 @@ def error_type(error: BaseException) -> str:
     """
     for kind in type.mro(type(error)):
         module, name = _names_of(kind)
-        if _CLASS_NAME.fullmatch(name) and without_credentials(name) == name:
+        if _CLASS_NAME.fullmatch(name) and without_secrets(name) == name:
             return f"{module}.{name}" if module != "builtins" and module in sys.modules else name
     return "BaseException"
 
@@ -193,7 +194,7 @@ class _Writer:
         if not self._full or self._left <= 0:
             return facts
         said = safely(partial(str, error), "<exception str() failed>")
-        said = without_credentials(said, self.secrets, self._left)
+        said = without_secrets(said, self.secrets, self._left)
         said = said.encode()[: self._left].decode(errors="ignore")
         self._left -= len(said.encode())
         return _Facts("" if facts.brief in said else facts.brief, facts.details, said)
@@ -254,7 +255,7 @@ def _own_message(error: BaseException, secrets: tuple[str, ...]) -> str:
     message = error.args[0] if error.args else None
     if not isinstance(message, str):
         return ""
-    message = without_credentials(message, secrets, _LONGEST_OWN_MESSAGE)
+    message = without_secrets(message, secrets, _LONGEST_OWN_MESSAGE)
     return message if error.__cause__ is error.__context__ is None else message.partition(":")[0]
 
 
@@ -389,7 +390,7 @@ def _written(frames: Sequence[tuple[FrameType, int]]) -> Iterator[str]:
         line = (safely(lambda entry=entry: entry.line, None) or "").strip()
         yield f'  File "{encodable(entry.filename) if known else "<generated>"}", line {entry.lineno}, in {function}'
         if line and known and _is_read_from_disk(entry.filename):
-            yield f"    {encodable(line)}" if len(line) <= _LONGEST_LINE else "    ..."
+            yield f"    {without_random_words(encodable(line))}" if len(line) <= _LONGEST_LINE else "    ..."
 
 
 def _is_read_from_disk(file_name: str) -> bool:

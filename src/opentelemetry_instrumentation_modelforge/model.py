@@ -19,7 +19,7 @@ from .block_attributes import NO_BLOCK, BlockAttributes, current_block
 from .cost import CostFunction, Rates, reference_rates, resolve_rates
 from .otel_utils import Guard
 from .providers import Provider, provider_of
-from .redaction import secret_values, server_of, worth_hiding
+from .redaction import secret_values, without_credentials, worth_hiding
 from .request import Request
 from .response import Response, Usage
 from .semconv import (
@@ -32,6 +32,7 @@ from .semconv import (
     TOKEN_INPUT,
     TOKEN_OUTPUT,
 )
+from .server import server_of
 from .telemetry import Telemetry
 from .values import encodable, mapping, text
 
@@ -61,6 +62,8 @@ _WELL_KNOWN_PROVIDERS: Final = {
     "moonshotai": "moonshot_ai",
     "xai": "x_ai",
 }
+
+_SHORTEST_KEY: Final = 16
 
 # An application may send any number of names, and a provider may answer with any number.
 _MOST_VARIANTS: Final = 32
@@ -129,13 +132,13 @@ class ModelIdentity:
 
     def modelforge_attributes(self) -> dict[str, AttributeValue]:
         """Return ModelForge's own names."""
-        return _without_none(
+        return self._told(
             {MODELFORGE_PROVIDER: self.provider, MODELFORGE_MODEL: self.model, MODELFORGE_LLM_TYPE: self.llm_type}
         )
 
     def inference_attributes(self) -> dict[str, AttributeValue]:
         """Return the conventions' attributes, which are low enough in cardinality for metrics."""
-        return _without_none(
+        return self._told(
             {
                 gen_ai.GEN_AI_PROVIDER_NAME: provider_name(self.provider),
                 gen_ai.GEN_AI_REQUEST_MODEL: self.api_model or self.model,
@@ -143,6 +146,16 @@ class ModelIdentity:
                 server_attributes.SERVER_PORT: self.server_port,
             }
         )
+
+    def _told(self, values: Mapping[str, str | int | None]) -> dict[str, AttributeValue]:
+        # Somebody may have typed a key in place of a name. A placeholder for one, as servers without keys are given,
+        # may be a name.
+        secrets = tuple(secret for secret in self.secrets if len(secret) >= _SHORTEST_KEY)
+        return {
+            name: without_credentials(value, secrets) if isinstance(value, str) else value
+            for name, value in values.items()
+            if value is not None
+        }
 
     def __reduce__(self) -> tuple[type[Self], tuple[str | int | None, ...]]:
         # A pickle travels, and must not carry credentials.
@@ -211,9 +224,10 @@ class Model:
         self._pricing = pricing
         self._block = block
         self.links = [Link(created_by)] if created_by is not None and created_by.is_valid else None
-        self.span_name = f"{operation} {identity.api_model}" if configuration.span_names == "semconv" else SPAN_INVOKE
         self.every_chunk = configuration.chunk_events == "all"
         inference: Attributes = {gen_ai.GEN_AI_OPERATION_NAME: operation, **identity.inference_attributes()}
+        model = inference[gen_ai.GEN_AI_REQUEST_MODEL]
+        self.span_name = f"{operation} {model}" if configuration.span_names == "semconv" else SPAN_INVOKE
         self.modelforge_attributes: Attributes = {
             **configuration.attributes,
             **identity.modelforge_attributes(),
@@ -330,14 +344,6 @@ def _metric_attribute_sets(base: Attributes, response_model: str | None) -> Metr
         {**call, gen_ai.GEN_AI_TOKEN_TYPE: TOKEN_INPUT},
         {**call, gen_ai.GEN_AI_TOKEN_TYPE: TOKEN_OUTPUT},
     )
-
-
-def _without_none(values: Mapping[str, str | int | None]) -> dict[str, AttributeValue]:
-    return {
-        name: encodable(value) if isinstance(value, str) else value
-        for name, value in values.items()
-        if value is not None
-    }
 
 
 def _configured_secrets(provider: str, provider_data: Mapping[str, object]) -> tuple[str, ...]:

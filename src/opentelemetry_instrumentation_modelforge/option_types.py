@@ -190,11 +190,18 @@ _repr.maxstring = _repr.maxother = 80
 
 def shown(value: Any) -> str:
     """Return ``value`` as a message can show it: on one line, at most 200 characters, and without credentials."""
-    from .redaction import without_credentials
+    from .message_redaction import without_secrets
 
     try:
         text = _repr.repr(value)
     except Exception:  # noqa: BLE001 - an integer of more than 4,300 digits has no text.
         text = f"<{type(value).__name__}>"
-    text = without_credentials(text)
+    text = without_secrets(text)
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def shown_pair(name: str, value: object) -> str:
+    """Return an entry that is no option as a message can show it: its name may say that its value is a credential."""
+    from .message_redaction import without_secrets
+
+    return without_secrets(f"{shown(name)}={shown(value)}")

@@ -8,12 +8,11 @@ length. Possessive quantifiers keep a failed match from being tried again with l
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
-from ipaddress import ip_address
 from itertools import islice
 from typing import Final, cast
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus
 
 from .values import encodable
 
@@ -27,38 +26,48 @@ _MARGIN: Final = 4096
 """Characters scanned beyond a limit, so that the limit does not cut a credential in half."""
 
 
-def _any_case(*words: str) -> str:
-    # Sets are several times faster than re.IGNORECASE, with which re does not check a branch's first character.
-    spelled = ("".join(f"[{c.upper()}{c}]" if c.isalpha() else c for c in word) for word in words)
-    return f"(?:{'|'.join(spelled)})"
+def any_case(*words: str) -> str:
+    """Return a verbose pattern of any of ``words`` in any case; where one begins with another, it goes first."""
+    # Sets are several times faster than re.IGNORECASE, with which re does not check a branch's first character. So are
+    # few branches.
+    rests: dict[str, list[str]] = {}
+    for word in words:
+        rests.setdefault(word[:1], []).append(word[1:])
+    branches = (_letter(first) + (any_case(*rest) if any(rest) else "") for first, rest in rests.items())
+    return f"(?:{'|'.join(branches)})"
 
 
-def _verbose(pattern: str) -> re.Pattern[str]:
+def _letter(character: str) -> str:
+    return f"[{character.upper()}{character}]" if character.isalpha() else re.escape(character)
+
+
+def verbose(pattern: str) -> re.Pattern[str]:
+    """Return a pattern that is written with blanks and comments."""
     return re.compile(pattern, re.VERBOSE)
 
 
-_NEW: Final = r"(?!\[REDACTED\])"
+NEW: Final = r"(?!\[REDACTED\])"
 # JSON, URLs and Python's repr() write a line break, a space or a quote before a credential with letters and digits.
-_AFTER_ESCAPE: Final = r"(?<=\\[nrt]) | (?<=\\u[0-9A-Fa-f]{4}) | (?<=\\x[0-9A-Fa-f]{2}) | (?<=%[0-9A-Fa-f]{2})"
-_WORD_START: Final = rf"(?: (?<![A-Za-z0-9_]) | {_AFTER_ESCAPE} )"
+AFTER_ESCAPE: Final = r"(?<=\\[nrt]) | (?<=\\u[0-9A-Fa-f]{4}) | (?<=\\x[0-9A-Fa-f]{2}) | (?<=%[0-9A-Fa-f]{2})"
+_WORD_START: Final = rf"(?: (?<![A-Za-z0-9_]) | {AFTER_ESCAPE} )"
 
 # A PEM block, also with its line breaks escaped, percent-encoded or quoted by ">"; without its end, as far as its lines
 # are long enough.
-_PEM: Final = _verbose(
+_PEM: Final = verbose(
     r"""-----BEGIN(?:[ +]|%20)[A-Z0-9 +%]{1,40}-----
         (?: (?: [A-Za-z0-9+/=\s:,.\\>%]++ | -(?!----) )*+ -----END(?:[ +]|%20)[A-Z0-9 +%]{1,40}-----
           | (?: (?: \s | \\[nr] )*+ [A-Za-z0-9+/=]{16,}+ )*+ )"""
 )
-_PREFIX: Final = _any_case(
+_PREFIX: Final = any_case(
     "sk", "pk", "rk", "xai", "gsk", "hf", "tgp", "r8", "fw", "csk", "pplx", "nvapi", "tvly", "npm", "pypi"
 )
 # SendGrid, Google's OAuth clients and refresh tokens, Stripe, Grafana, Slack, DigitalOcean, Shopify, Docker.
 _PREFIXES: Final = ("SG.", "GOCSPX-", "1//0", "whsec_", "glsa_", "xapp-", "dop_v1_", "shpat_", "shpss_", "dckr_pat_")
 _SHAPES: Final = tuple(
-    (hint, _verbose(pattern))
+    (hint, verbose(pattern))
     for hint, pattern in (
         # A JSON Web Token.
-        ("eyJ", rf"(?=eyJ) (?: (?<![\w-]) | {_AFTER_ESCAPE} ) [\w-]{{8,}}+ (?: (?:\.|%2[Ee]) [\w-]*+ )++"),
+        ("eyJ", rf"(?=eyJ) (?: (?<![\w-]) | {AFTER_ESCAPE} ) [\w-]{{8,}}+ (?: (?:\.|%2[Ee]) [\w-]*+ )++"),
         # AWS.
         ("AKIA", rf"(?=AKIA) {_WORD_START} [A-Z0-9]{{16,}}+"),
         ("ASIA", rf"(?=ASIA) {_WORD_START} [A-Z0-9]{{16,}}+"),
@@ -72,17 +81,17 @@ _SHAPES: Final = tuple(
 )
 
 # The vendors' prefixes, with the * they mask keys with. Ordinary words follow "sk-" and "hf_", too.
-_VENDOR: Final = _verbose(
-    rf"""(?= {_PREFIX}[-_] | {_any_case("gh", "lsv", "gi", "gl", "xo")} ) {_WORD_START}
+_VENDOR: Final = verbose(
+    rf"""(?= {_PREFIX}[-_] | {any_case("gh", "lsv", "gi", "gl", "xo")} ) {_WORD_START}
         (?: {_PREFIX}[-_] (?: (?=[a-z_.-]{{0,16}}[A-Z0-9*]) [\w*.-]{{6,}}+ | [\w*.-]{{12,}}+ )
-          | (?: {_any_case("gh")}[A-Za-z]_ | {_any_case("github_pat_", "lsv2_", "glpat-", "gldt-", "glrt-", "glptt-")}
-              | {_any_case("xox")}[A-Za-z]- ) [\w*.-]{{6,}}+
+          | (?: {any_case("gh")}[A-Za-z]_ | {any_case("github_pat_", "lsv2_", "glpat-", "gldt-", "glrt-", "glptt-")}
+              | {any_case("xox")}[A-Za-z]- ) [\w*.-]{{6,}}+
         )"""
 )
 
 # Authorization without the header's name. "Bearer of news" and "basic usage" are prose.
-_SCHEME_AND_VALUE: Final = _verbose(
-    rf"""(?P<keep> (?=[Bb][AaEe]) {_WORD_START} {_any_case("bearer", "basic")} (?:[ \t]{{1,8}}+|%20|\\u0020|\+) ) {_NEW}
+_SCHEME_AND_VALUE: Final = verbose(
+    rf"""(?P<keep> (?=[Bb][AaEe]) {_WORD_START} {any_case("bearer", "basic")} (?:[ \t]{{1,8}}+|%20|\\u0020|\+) ) {NEW}
         (?= [\w.~+/=;:-]{{0,64}}? (?: [0-9=] | [a-z][A-Z] ) | [\w.~+/=-]{{20}} )
         [^\s"',\\<>]++"""
 )
@@ -93,47 +102,55 @@ _QUALIFIERS: Final = (  # noqa: SIM905 - a list of words reads better in one str
     "api access refresh auth session security bearer oauth client private signing encryption master account shared "
     "subscription service secret webhook amz goog"
 ).split()
-_QUALIFIED: Final = rf"""(?:
+QUALIFIED: Final = rf"""(?:
     # A URL's query, also escaped.
     (?<=[?&]) | (?<=[;6Ff])
         (?: (?<=amp;) | (?<=\#38;) | (?<=x26;) | (?<=x26) | (?<=u0026) | (?<=%26) | (?<=%2526) | (?<=%3[Ff]) )
     # An environment variable.
   | (?<=[A-Z0-9]_) (?=[A-Z]{{3}})
-  | (?<=[ _.-]) (?: {"|".join(f"(?<={_any_case(word)}[ _.-])" for word in _QUALIFIERS)} )
-  | (?<=[A-Za-z]) (?: {"|".join(f"(?<={_any_case(word)})" for word in _QUALIFIERS)} )
+  | (?<=[ _.-]) (?: {"|".join(f"(?<={any_case(word)}[ _.-])" for word in _QUALIFIERS)} )
+  | (?<=[A-Za-z]) (?: {"|".join(f"(?<={any_case(word)})" for word in _QUALIFIERS)} )
 )"""
-_NAMES: Final = _any_case("key", "token", "secret", "sig", "pass", "pwd", "auth", "cookie", "cred", "bearer", "jwt")
+_NAMES: Final = any_case("key", "token", "secret", "sig", "pass", "pwd", "auth", "cookie", "cred", "bearer", "jwt")
 _NAME: Final = rf"""
-    (?={_NAMES}) (?P<qualified>{_QUALIFIED})?+
-    (?: (?P<authorization> {_any_case("authorization")} )
-      | (?P<cookie> {_any_case("cookie")}[sS]?+ )
-      | (?P<strong> {_any_case("password", "passwd", "passphrase", "passcode")}
-                  | {_any_case("pwd")}(?!["']?[ ]?[=:][ ]?/) )
-      | (?P<secret> {_any_case("secret")} )
-      | (?P<token> {_any_case("token", "bearer", "jwt")} )
+    (?={_NAMES}) (?P<qualified>{QUALIFIED})?+
+    (?: (?P<authorization> {any_case("authorization")} )
+      | (?P<cookie> {any_case("cookie")}[sS]?+ )
+      | (?P<strong> {any_case("password", "passwd", "passphrase", "passcode")}
+                  | {any_case("pwd")}(?!["']?[ ]?[=:][ ]?/) )
+      | (?P<secret> {any_case("secret")} )
+      | (?P<token> {any_case("token", "bearer", "jwt")} )
       | (?(qualified)|(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z])))
-            {_any_case("key", "signature", "sig", "credentials", "credential", "auth", "pass")}
+            {any_case("key", "signature", "sig", "credentials", "credential", "auth", "pass")}
     )"""
-_ENCODED_QUOTE: Final = r"&quot; | &\#3[49]; | &\#x2[27]; | \\u0022 | \\x2[27] | %22"
+_ENCODED_QUOTE: Final = r"&(?:amp;)?(?:quot|apos|\#3[49]|\#x2[27]); | \\u002[27] | \\x2[27] | %(?:25)*+2[27]"
 _ANY_QUOTE: Final = rf"(?: {_ENCODED_QUOTE} | \\{{0,8}}+[\"'] )"
-# An XML element, or an object of a name and a value, says it without one of these signs.
+# JSON, XML, URLs and source text have other spellings of the two signs.
+_SIGN: Final = r"[:=]{1,3}+>? | %(?:25)*+3[AaDd] | \\(?:u00|x)3[AaDd] | &\#(?:58|61|[xX]3[AaDd]); | &(?:equals|colon);"
+# An XML element, or an object of a name and a value, says it without one of these signs; a variable has a type.
 _EQUALS: Final = rf"""(?: >(?=[^<>\s]{{1,512}}+</)
     | (?: {_ANY_QUOTE}\]? )?+ [ \t]{{0,8}}+
-      (?: [:=]>? | :=| %(?:25)?3[AaDd] | ,[ ]?{_ANY_QUOTE}[Vv]alue{_ANY_QUOTE}[ ]?: ) [ \t]{{0,8}}+ )"""
-_SCHEMES: Final = _any_case(
+      (?> :[ ]?[A-Za-z][\w.\[\]|]{{0,40}}[ ]?=[ ]?(?=["']) | {_SIGN} | ,[ ]?{_ANY_QUOTE}[Vv]alue{_ANY_QUOTE}[ ]?: )
+      [ \t]{{0,8}}+
+      # YAML's block, tag and anchor.
+      (?: [|>][+-]?+[ \t]*+\r?\n\s*+ | !{{1,2}}+\w*+[ ] | &\w++[ ] )?+ )"""
+_SCHEMES: Final = any_case(
     "bearer", "basic", "token", "apikey", "api-key", "digest", "negotiate", "ntlm", "dpop", "hawk", "sharedkey"
 )
 # What follows a weak name is a credential only if it looks random. Words and numbers, joined by - or _, do not.
-_UNLIKE_WORDS: Final = r"(?! (?:[A-Za-z]++|[0-9]++) (?: [_-]++ (?:[A-Za-z]++|[0-9]++) )*+ (?![\w+~=-]) )"
-_RANDOM_16: Final = rf"(?= [\w+~=-]{{16}} ) (?= [\w+~=-]{{0,64}}? [0-9] ) {_UNLIKE_WORDS}"
-_RANDOM_6: Final = rf"(?= [\w.+/~-]{{6}} ) (?: (?= [\w.+/~-]{{0,64}}? [0-9] ) {_UNLIKE_WORDS} | (?= [\w.+/~-]{{20}} ) )"
+UNLIKE_WORDS: Final = r"(?! (?:[A-Za-z]++|[0-9]++) (?: [_-]++ (?:[A-Za-z]++|[0-9]++) )*+ (?![\w+~=-]) )"
+_RANDOM_16: Final = rf"(?= [\w+~=-]{{16}} ) (?= [\w+~=-]{{0,64}}? [0-9] ) {UNLIKE_WORDS}"
+_RANDOM_6: Final = rf"(?= [\w.+/~-]{{6}} ) (?: (?= [\w.+/~-]{{0,64}}? [0-9] ) {UNLIKE_WORDS} | (?= [\w.+/~-]{{20}} ) )"
+# The parameters of a scheme such as Digest.
+_PARAMETERS: Final = r"""(?: (?<==)"[^"\r\n]*+" )?+
+    (?: [ ]?,\s{0,8}+ [\w-]{1,32}+= (?: "[^"\r\n]*+" | [^\s"',\\]*+ ) )*+"""
 _VALUE: Final = rf"""
-    (?: {_any_case("secretstr")}\( | \[[ ]?(?=[bB]?\\{{0,8}}+["']) )?+ (?: [bBfFrRuU]{{1,2}}+(?=\\{{0,8}}+["']) )?+
+    (?: {any_case("secretstr")}\( | \[[ ]?(?=[bB]?\\{{0,8}}+["']) )?+ (?: [bBfFrRuU]{{1,2}}+(?=\\{{0,8}}+["']) )?+
     (?P<quoted> (?P<escaped> \\{{1,8}}+["'] ) | (?P<double>"(?:"")?+) | (?P<single>'(?:'')?+)
               | (?P<encoded> {_ENCODED_QUOTE} ) )?+
     (?P<scheme> {_SCHEMES}(?:[ \t]{{1,8}}+|%20) )?+
     )
-    {_NEW} (?! (?:None|null|true|false|True|False)\b )
+    {NEW} (?! (?:None|null|true|false|True|False)\b | [(\[{{][\s"'] )
     (?(qualified) | (?(authorization) | (?(strong) |
         (?(cookie) (?(quoted) | (?=[^\s=;,"']{{1,64}}=) ) |
         (?(secret) (?(quoted) | (?: (?<==) | {_RANDOM_6} ) ) |
@@ -143,20 +160,20 @@ _VALUE: Final = rf"""
     (?(escaped) (?: [^"'\\\r\n]++ | \\++(?!["']) )++ |
     (?(encoded) [^&%\\\s"']++ |
     (?(cookie) [^"'\r\n]++ |
-    (?(scheme) [^\s"',\\]++ |
-    (?(authorization) [^\s"',\\]++ (?: [ \t]{{1,8}}+ (?![\[]) [^\s"',\\]++ )?+ |
+    (?(scheme) [^\s"',\\]++ (?(authorization) {_PARAMETERS}) |
+    (?(authorization) [^\s"',\\]++ (?: [ \t]{{1,8}}+ (?![\[]) [^\s"',\\]++ )?+ {_PARAMETERS} |
     [^\s"'&,;)}}\]<>\\]++ ) ) ) ) ) ) )"""
-_FIELD: Final = _verbose(rf"(?P<keep> {_NAME} {_EQUALS} {_VALUE}")
+_FIELD: Final = verbose(rf"(?P<keep> {_NAME} {_EQUALS} {_VALUE}")
 # A header as a tuple, and os.environ.get("NAME", "default").
-_PAIR: Final = _verbose(
+_PAIR: Final = verbose(
     rf"""(?P<keep> [(\[][ ]?[bB]?\\{{0,8}}+["'][\w.-]{{0,40}}? {_NAME} \\{{0,8}}+["'][ ]?,[ ]?
         (?=[bB]?\\{{0,8}}+["']) {_VALUE}"""
 )
 
 # A command's option. Its name and value have nothing but a space between them.
-_OPTION: Final = _verbose(
-    rf"""(?P<keep> --[A-Za-z-]{{0,40}}? {_any_case("key", "token", "secret", "password", "auth")}[ ]{{1,8}}+ ["']?+ )
-        {_NEW} (?!-) [^\s"']++"""
+_OPTION: Final = verbose(
+    rf"""(?P<keep> --[A-Za-z-]{{0,40}}? {any_case("key", "token", "secret", "password", "auth")}[ ]{{1,8}}+ ["']?+ )
+        {NEW} (?!-) [^\s"']++"""
 )
 
 _ENCODED_USERINFO: Final = re.compile(
@@ -167,13 +184,16 @@ _URL: Final = re.compile(r":\\{0,2}/\\{0,2}/[^\s\"'<>]++")
 _HOST_AND_PORT: Final = re.compile(r"(?:\[[^\]]*+\]|[^:]*+)(?::[0-9]{0,5})?")
 
 
-def without_credentials(text: str, secrets: Iterable[str] = (), limit: int | None = None) -> str:
+def without_credentials(
+    text: str, secrets: Iterable[str] = (), limit: int | None = None, *, also: Callable[[str], str] | None = None
+) -> str:
     """Return ``text`` with ``secrets`` and everything that looks like a credential replaced by ``[REDACTED]``.
 
     Like every text of an attribute, the result can be encoded.
 
     :param secrets: what to replace whatever it looks like, as it is, in one case, percent-encoded and in JSON.
     :param limit: how many characters to return at most. Then the time depends on it and not on the text's length.
+    :param also: what removes more, before the text is cut.
     """
     secrets = tuple(secrets)
     own = _own_pattern(secrets) if secrets else None
@@ -203,6 +223,8 @@ def without_credentials(text: str, secrets: Iterable[str] = (), limit: int | Non
             text = shape.sub(REDACTED, text)
     if "-" in text or "_" in text:
         text = _VENDOR.sub(REDACTED, text)
+    if also is not None:
+        text = also(text)
     # What the cut has left of a credential at the end is not recognized.
     return text if limit is None else text[: max(len(text) - margin, 0) if margin else None][:limit]
 
@@ -301,57 +323,3 @@ def worth_hiding(secrets: Iterable[object]) -> tuple[str, ...]:
     """Return the strings among ``secrets``, longest first, placeholders left out."""
     found = {secret for secret in secrets if isinstance(secret, str) and len(secret) >= _SHORTEST_SECRET}
     return tuple(sorted(found, key=len, reverse=True))
-
-
-# --- Servers ---
-
-_HOST: Final = re.compile(r"(?=.{1,253}$)(?!-)[\w-]{1,63}(?<!-)(?:\.(?!-)[\w-]{1,63}(?<!-))*")
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-
-
-def host_name(text: str, secrets: Iterable[str] = ()) -> str | None:
-    """Return ``text`` in lower case if it is a host name or an IP address, and no credential.
-
-    An underscore is allowed, as in the names of Docker's containers, and a trailing dot is left out.
-    """
-    if len(text) > 255:
-        return None
-    name = text.removesuffix(".")
-    try:
-        return ip_address(name.removeprefix("[").removesuffix("]")).compressed
-    except ValueError:
-        pass
-    labels = name.split(".")
-    # No top-level domain is a number. Short labels such as "sk-gateway1" are names where there is a domain.
-    if not _HOST.fullmatch(name) or labels[-1].isdecimal():
-        return None
-    if any(looks_like_credential(label) for label in labels if len(labels) == 1 or len(label) >= 20):
-        return None
-    folded = name.casefold()
-    if any(folded in secret.casefold() or (len(secret) >= 8 and secret.casefold() in folded) for secret in secrets):
-        return None
-    return name.lower()
-
-
-def server_of(url: str | None, secrets: Iterable[str] = ()) -> tuple[str, int | None] | None:
-    """Return the host and the port of ``url``, or None if it has no host that may be told.
-
-    The port is the scheme's where the URL has none. A URL without a scheme needs a port or a dot in its host: a single
-    word is as likely to be a key in the wrong place.
-    """
-    if url is None:
-        return None
-    try:
-        parts = urlsplit(url if "//" in url else f"//{url}")
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    except ValueError:
-        return None
-    # What looks like the host of https://user:12/34@host is the user.
-    if "@" in parts.path + parts.query + parts.fragment:
-        return None
-    authority = parts.netloc.rpartition("@")[2]
-    host = authority if authority.endswith("]") else re.sub(r":[0-9]*\Z", "", authority)
-    address = host_name(host, secrets)
-    if address is None or (port is None and "//" not in url and not re.search(r"[.:]|\Alocalhost\Z", address)):
-        return None
-    return address, port

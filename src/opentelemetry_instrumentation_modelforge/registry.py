@@ -21,6 +21,7 @@ from .inference import record_error
 from .model import ModelIdentity, baggage_attributes
 from .otel_utils import Guard
 from .providers import provider_of
+from .redaction import without_credentials
 from .scope import Scope
 from .semconv import MODELFORGE_ENHANCED, MODELFORGE_MODEL, MODELFORGE_PROVIDER, SPAN_GET_LLM
 from .telemetry import Telemetry, active_telemetry
@@ -61,7 +62,7 @@ class _GetLLM(Scope):
         arguments = dict(zip(("provider_name", "model_alias"), args, strict=False)) | dict(kwargs)
         for attribute, name in ((MODELFORGE_PROVIDER, "provider_name"), (MODELFORGE_MODEL, "model_alias")):
             if (value := text(arguments.get(name))) is not None:
-                attributes[attribute] = value
+                attributes[attribute] = without_credentials(value)
         attributes.update(baggage_attributes(configuration.baggage_keys))
         with _START_GUARD:
             self._span = self._telemetry.tracer.start_span(SPAN_GET_LLM, kind=SpanKind.INTERNAL, attributes=attributes)

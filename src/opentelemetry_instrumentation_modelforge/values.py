@@ -16,6 +16,7 @@ NOTHING: Final[Mapping[str, object]] = {}
 """The empty mapping, shared."""
 
 _LONGEST_NAME: Final = 256
+_MOST_BLANKS: Final = 4
 
 
 def encodable(text: str) -> str:
@@ -39,11 +40,19 @@ def text(value: object) -> str | None:
 
 
 def short_text(value: object) -> str | None:
-    """Return ``value`` if it is a string of 1 to 256 characters, as :func:`encodable` makes it.
+    """Return ``value`` if it is a string of 1 to 256 visible ASCII characters, as each id and each reason is.
 
-    No id, model name or finish reason is longer. A server that puts a text there would put it into metrics, too.
+    A server that puts a text there would put it into metrics, too.
     """
-    return encodable(value) if isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME else None
+    return name if (name := model_name(value)) is not None and " " not in name else None
+
+
+def model_name(value: object) -> str | None:
+    """Return ``value`` if it is the name of a model: as :func:`short_text`, and with at most four blanks in it."""
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_NAME:
+        return None
+    # "Nous Hermes 2 Mistral DPO" is one.
+    return str.__str__(value) if value.isascii() and value.isprintable() and value.count(" ") <= _MOST_BLANKS else None
 
 
 def integer(value: object) -> int | None:

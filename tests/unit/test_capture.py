@@ -41,6 +41,7 @@ from support.captured import (
     output_message,
 )
 from support.environment import at_least
+from support.models import OPENAI_KEY
 
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 EMIT = "OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT"
@@ -305,12 +306,29 @@ class TestEnvironment:
         assert capture.wanted(recording=True) == (on_span or on_event)
         assert capture.wanted(recording=False) == on_event
 
+    def test_an_unknown_mode_is_no_content_and_one_warning(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for value in ("on", OPENAI_KEY):
+            monkeypatch.setenv(CAPTURE, value)
+            assert ContentCapture.from_environment() == ContentCapture()
+        modes = "NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT"
+        assert caplog.messages == [
+            f"{CAPTURE}='on' is ignored: expected one of {modes}",
+            f"{CAPTURE}=[REDACTED] is ignored: expected one of {modes}",
+        ]
+
     def test_names_a_variable_it_ignores(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(EMIT, "maybe")
         ContentCapture.from_environment()
-        assert caplog.messages == [f"{EMIT}=maybe is ignored: expected true or false"]
+        monkeypatch.setenv(EMIT, OPENAI_KEY)
+        ContentCapture.from_environment()
+        assert caplog.messages == [
+            f"{EMIT}='maybe' is ignored: expected true or false",
+            f"{EMIT}=[REDACTED] is ignored: expected true or false",
+        ]
 
     def test_hook_wants_content(self) -> None:
         hook = Hook()

@@ -71,11 +71,15 @@ def test_a_check_that_fails_is_a_warning() -> None:
 
 def test_a_finding_loses_its_credentials() -> None:
     finding = ok(
-        "to https://user:hunter2@host/",
+        "to https://user:hunter2@host/otlp/9f8e7d6c5b4a39281706f5e4d3c2b1a0/v1/traces",
         "export KEY=sk-test-0123456789abcdefghijklmnop",
-        {"rows": [{"a": "own-secret"}, 1]},
+        {"rows": [{"a": "own-secret"}, 1], "models": {"acme/sk-test-0123456789abcdefghijklmnop": "unknown"}},
     ).without(["own-secret"])
-    assert finding == ok("to https://[REDACTED]@host/", "export KEY=[REDACTED]", {"rows": [{"a": "[REDACTED]"}, 1]})
+    assert finding == ok(
+        "to https://[REDACTED]@host/otlp/[REDACTED]/v1/traces",
+        "export KEY=[REDACTED]",
+        {"rows": [{"a": "[REDACTED]"}, 1], "models": {"acme/[REDACTED]": "unknown"}},
+    )
 
 
 def test_spans_are_expected_without_a_problem() -> None:
@@ -184,6 +188,14 @@ def test_an_exporters_headers_are_kept_and_not_shown() -> None:
     assert exporter.endpoint is not None
     assert exporter.endpoint.headers["x-key"] == "secret"
     assert "secret" not in repr(exporter)
+
+
+def test_a_malformed_header_is_not_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "a=b,x-key: secret")
+    (exporter,) = exporters_of("traces", ProxyTracerProvider())
+    assert exporter.endpoint is not None
+    assert exporter.endpoint.headers == {"a": "b"}
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(

@@ -566,7 +566,40 @@ def test_a_credential_in_the_source_is_not_told() -> None:
     assert '    return {}["[REDACTED]"]' in describe_error(caught(fail)).stacktrace
 
 
+def test_a_random_word_in_the_source_is_not_told() -> None:
+    def fail() -> object:
+        return {}["0f3a9b2c4d5e6f708192a3b4c5d6e7f8"]
+
+    for text in (describe_error(caught(fail)).stacktrace, fault_text(caught(fail))):
+        assert '    return {}["[REDACTED]"]' in text
+        assert f'File "{__file__}"' in text
+
+
 # --- The text, if it is asked for ---
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("the key is hunter2"),
+        ValueError("api_key=\nhunter2"),
+        KeyError("9hunter2-1f2e3d4c5b6a79"),
+        modelforge_exceptions.ProviderNotAvailableError("acme with token hunter2"),
+    ],
+)
+def test_a_text_has_nothing_that_may_be_a_credential(error: BaseException) -> None:
+    description = describe_error(error, full=True)
+    assert "[REDACTED]" in description.message
+    assert "hunter2" not in description.message + description.stacktrace
+
+
+def test_a_text_without_the_id_of_a_request_leaves_it_in_the_details() -> None:
+    error = api_error(
+        headers={"x-request-id": "req_011CSHoEeqs5C35K2UUqR7Fy"}, message="see req_011CSHoEeqs5C35K2UUqR7Fy"
+    )
+    description = describe_error(error, full=True)
+    assert description.message.endswith("'see [REDACTED]'}")
+    assert "request_id=req_011CSHoEeqs5C35K2UUqR7Fy" in description.stacktrace
 
 
 def test_the_full_text_is_added_to_the_message_and_the_stack_trace() -> None:

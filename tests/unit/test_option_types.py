@@ -24,6 +24,7 @@ from opentelemetry_instrumentation_modelforge.option_types import (
     choice,
     function,
     shown,
+    shown_pair,
 )
 from support.models import COPILOT_TOKEN, GOOGLE_KEY, OPENAI_KEY
 
@@ -203,11 +204,27 @@ def test_any_value_is_shown_in_a_short_line(value: object) -> None:
     assert "\n" not in shown(value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("nope", "on", "'nope'='on'"),
+        ("api_key", "hunter2", "'api_key'='[REDACTED]'"),
+        ("token", ["hunter2"], "'token'=['[REDACTED]']"),
+        ("OTEL_PYTHON_MODELFORGE_API_KEY", "hunter2", "'OTEL_PYTHON_MODELFORGE_API_KEY'='[REDACTED]'"),
+    ],
+)
+def test_the_value_of_what_is_named_like_a_credential_is_not_shown(name: str, value: object, text: str) -> None:
+    assert shown_pair(name, value) == text
+
+
 def test_a_line_break_in_a_value_does_not_break_the_line() -> None:
     assert shown("a\nb") == r"'a\nb'"
 
 
-@pytest.mark.parametrize("key", [OPENAI_KEY, GOOGLE_KEY, COPILOT_TOKEN, "0123456789abcdef0123456789abcdef"])
+UUID_KEY = "9f1c2a34-5b6d-4e7f-8a9b-0c1d2e3f4a5b"
+
+
+@pytest.mark.parametrize("key", [OPENAI_KEY, GOOGLE_KEY, COPILOT_TOKEN, "0123456789abcdef0123456789abcdef", UUID_KEY])
 @pytest.mark.parametrize(
     "spell",
     [

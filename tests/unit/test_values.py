@@ -71,10 +71,24 @@ def test_text(value: object, expected: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("stop", "stop"), ("m" * 256, "m" * 256), ("m" * 257, None), ("", None), (1, None), (None, None)],
+    [
+        *((text, text) for text in ("stop", "resp_a1", "chatcmpl-1", "m" * 256)),
+        *((text, None) for text in ("m" * 257, "", 1, None, "purple heron", "a\nb", "a\tb", "Straße", "a\ud800")),
+    ],
 )
-def test_a_short_text_has_at_most_256_characters(value: object, expected: str | None) -> None:
+def test_a_short_text_is_one_word_of_at_most_256_characters(value: object, expected: str | None) -> None:
     assert values.short_text(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((text, text) for text in ("gpt-4o", "Nous Hermes 2 Mistral DPO", "C:\\models\\a.gguf", "hf.co/a/b:Q4_K_M")),
+        *((text, None) for text in ("Tell no one that the heron", "m" * 257, "", 1, None, "a\nb", "Straße")),
+    ],
+)
+def test_the_name_of_a_model_has_few_words(value: object, expected: str | None) -> None:
+    assert values.model_name(value) == expected
 
 
 @pytest.mark.parametrize("value", [0, 1, -1, 2**63 - 1, -(2**63)])

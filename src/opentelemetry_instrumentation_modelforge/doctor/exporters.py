@@ -6,6 +6,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from logging import getLogger
 from threading import Thread
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final, cast
@@ -57,7 +58,7 @@ class Exporter:
         :param headers: the exporter's headers; if empty, those that the variables name.
         :param secure: whether the connection uses TLS, if the exporter or a variable says so.
         """
-        headers = headers or parse_env_headers(otlp_variable(signal, "HEADERS"), liberal=True)
+        headers = headers or _configured_headers(signal)
         try:
             return cls(signal, name, Endpoint.parse(signal, protocol, url, headers, secure=secure))
         except ValueError:
@@ -100,6 +101,16 @@ def _named(signal: Signal, name: str) -> Exporter:
         insecure = otlp_variable(signal, "INSECURE")
         secure = insecure.lower() != "true" if insecure else not url.startswith("http:")
     return Exporter.of_url(signal, name, protocol, url, {}, secure=secure)
+
+
+def _configured_headers(signal: Signal) -> Mapping[str, str]:
+    # The warning about a header that cannot be parsed quotes it.
+    logger = getLogger("opentelemetry.util.re")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        return parse_env_headers(otlp_variable(signal, "HEADERS"), liberal=True)
+    finally:
+        logger.disabled = disabled
 
 
 def _live(signal: Signal, exporter: Any) -> Exporter:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final, Generic, TypeVar, cast
 
 from ..errors import fault_text
+from ..message_redaction import without_random_words
 from ..redaction import without_credentials
 
 T = TypeVar("T")
@@ -38,13 +39,16 @@ class Finding:
     """The same facts for programs, as JSON values."""
 
     def without(self, secrets: Iterable[str]) -> "Finding":
-        """Return this finding without credentials: ``secrets``, and everything that looks like one."""
+        """Return this finding without credentials: ``secrets``, everything that looks like one, and random words.
+
+        Some backends want the key in the path of the URL.
+        """
         secrets = tuple(secrets)
         return replace(
             self,
-            detail=without_credentials(self.detail, secrets),
-            remedy=without_credentials(self.remedy, secrets),
-            data=cast("Mapping[str, object]", _without_credentials(self.data, secrets)),
+            detail=_told(self.detail, secrets),
+            remedy=_told(self.remedy, secrets),
+            data=cast("Mapping[str, object]", _members_told(self.data, secrets)),
         )
 
 
@@ -99,12 +103,16 @@ class Diagnosis:
         return [name for name, finding in self.findings.items() if finding.state is state]
 
 
-def _without_credentials(value: object, secrets: tuple[str, ...]) -> object:
+def _told(text: str, secrets: tuple[str, ...]) -> str:
+    return without_random_words(without_credentials(text, secrets))
+
+
+def _members_told(value: object, secrets: tuple[str, ...]) -> object:
     if isinstance(value, str):
-        return without_credentials(value, secrets)
+        return _told(value, secrets)
     if isinstance(value, Mapping):
         members = cast("Mapping[str, object]", value)
-        return {key: _without_credentials(member, secrets) for key, member in members.items()}
+        return {_told(key, secrets): _members_told(member, secrets) for key, member in members.items()}
     if isinstance(value, list | tuple):
-        return [_without_credentials(member, secrets) for member in cast("list[object]", value)]
+        return [_members_told(member, secrets) for member in cast("list[object]", value)]
     return value

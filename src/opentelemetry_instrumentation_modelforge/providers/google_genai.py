@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from ..response import Response, Usage
-from ..values import NOTHING, count, encodable, integer, mapping, short_text, text
+from ..values import NOTHING, count, encodable, integer, mapping, model_name, short_text, text
 from .langchain import read_result
 from .provider import Answer, Provider, Tap
 
@@ -114,7 +114,7 @@ class _Answer(Answer):
             return
         said = mapping(getattr(chunk, "generation_info", None))
         self._chunk_reason = short_text(said.get("finish_reason")) or self._chunk_reason
-        self._chunk_model = short_text(said.get("model_name")) or self._chunk_model
+        self._chunk_model = model_name(said.get("model_name")) or self._chunk_model
         usage = mapping(getattr(getattr(chunk, "message", None), "usage_metadata", None))
         # The input of the last chunk may be negative: Gemini corrects its count.
         if usage:
@@ -134,7 +134,7 @@ class _Answer(Answer):
         return Response(
             # Older clients have no field for it.
             id=short_text(getattr(message, "response_id", None)),
-            model=short_text(message.model_version or counted.model_version),
+            model=model_name(message.model_version or counted.model_version),
             finish_reasons=self._finish_reasons(message),
             usage=_usage(counted.usage_metadata, answered=_has_content(counted) or _has_content(message)),
         )

@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from ..response import Response, Usage
-from ..values import NOTHING, count, mapping, short_text
+from ..values import NOTHING, count, mapping, model_name, short_text
 from .openai_usage import read_price, read_usage
 
 # LangChain's own message ids; a provider's id looks different.
@@ -42,7 +42,7 @@ def read_result(
     cached = usage.get("total_cost") == 0
     return Response(
         short_text(said.get("id")) or _message_id(message),
-        short_text(said.get("model_name") or said.get("model")),
+        model_name(said.get("model_name") or said.get("model")),
         tuple(reasons),
         None
         if cached

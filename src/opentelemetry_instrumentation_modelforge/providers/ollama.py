@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from ..response import Response, Usage
-from ..values import NOTHING, count, items, mapping, short_text
+from ..values import NOTHING, count, items, mapping, model_name, short_text
 from .langchain import read_result
 from .openai_usage import whole
 from .provider import Answer, Provider, Tap
@@ -106,7 +106,7 @@ class _Answer(Answer):
         reason = short_text(line.get("done_reason"))
         failed = bool(_parsed(self._error).get("error"))
         return Response(
-            model=short_text(line.get("model")),
+            model=model_name(line.get("model")),
             finish_reasons=(reason,) if reason else (),
             usage=_usage(line) if done else None,
             error=ERROR if failed else None if done else INCOMPLETE,

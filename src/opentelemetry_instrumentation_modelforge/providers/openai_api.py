@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from ..response import Response, Usage
 from ..semconv import OPENAI_API_TYPE_CHAT_COMPLETIONS, OPENAI_API_TYPE_RESPONSES
-from ..values import NOTHING, count, items, mapping, short_text
+from ..values import NOTHING, count, items, mapping, model_name, short_text
 from .langchain import read_result
 from .openai_usage import fields, is_charged, names_price, read_price, read_usage
 from .provider import Answer
@@ -209,7 +209,7 @@ class OpenAIAnswer(Answer):
             return result
         # LangChain has joined these.
         return result._replace(
-            model=short_text(self._model) or result.model,
+            model=model_name(self._model) or result.model,
             finish_reasons=self._finish_reasons() or result.finish_reasons,
         )
 
@@ -223,7 +223,7 @@ class OpenAIAnswer(Answer):
             usage = _with_timings(usage, self._timings)
         return Response(
             id=short_text(self._id),
-            model=short_text(self._model),
+            model=model_name(self._model),
             finish_reasons=self._finish_reasons(),
             usage=usage,
             cost=read_price(self._priced) if self._priced else None,
@@ -306,7 +306,7 @@ def _responses_api(response: Mapping[str, object], error: object) -> Response:
     error = response.get("error") or error
     return Response(
         id=short_text(response.get("id")),
-        model=short_text(response.get("model")),
+        model=model_name(response.get("model")),
         finish_reasons=_finish_reasons(response),
         usage=read_usage(usage),
         cost=read_price(usage),
