@@ -144,6 +144,8 @@ def start(command: Sequence[str], directory: Path, variables: Mapping[str, str])
             yield process
         except BaseException:
             _kill(process)
+            # Popen closes the pipe next, which the thread still reads. A process that left the group may keep it open.
+            output.join(5)
             raise
         output.join()
     if output.closed:
