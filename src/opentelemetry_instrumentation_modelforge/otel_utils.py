@@ -15,7 +15,6 @@ from opentelemetry.trace import get_tracer as _get_tracer
 from .errors import fault_text
 from .interrupts import is_from_signal_handler
 from .semconv import SCHEMA_URL
-from .values import encodable as encodable
 from .version import __version__
 
 _logger = getLogger(__name__)

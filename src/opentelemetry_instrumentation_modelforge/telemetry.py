@@ -83,7 +83,7 @@ class Telemetry:
             created = meter.create_histogram(
                 name, unit=unit, description=description, explicit_bucket_boundaries_advisory=boundaries
             )
-            return Instrument(created.record, collections)
+            return Instrument(created.record, collections, boundaries=boundaries)
 
         self.duration = histogram(
             gen_ai_metrics.GEN_AI_CLIENT_OPERATION_DURATION, "s", _SECONDS, "GenAI operation duration."

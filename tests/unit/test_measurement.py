@@ -19,9 +19,17 @@ import pytest
 from opentelemetry.context import Context
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeterProvider
 from opentelemetry.sdk import metrics as sdk
+from opentelemetry.sdk.metrics import AlwaysOnExemplarFilter, TraceBasedExemplarFilter
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, Tracer, get_current_span
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    SpanContext,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
 
 from opentelemetry_instrumentation_modelforge import measurement
 from opentelemetry_instrumentation_modelforge.measurement import (
@@ -142,6 +150,13 @@ def measure_stream(instrument: Instrument, *values: float) -> None:
     series.close()
 
 
+def exemplars_of(reader: InMemoryMetricReader) -> list[tuple[int | None, int | None, float]]:
+    data = reader.get_metrics_data()
+    assert data is not None
+    (point,) = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
+    return [(exemplar.trace_id, exemplar.span_id, exemplar.value) for exemplar in point.exemplars]
+
+
 # --- Waiting ---
 
 
@@ -177,12 +192,37 @@ def test_an_exemplar_has_the_trace_of_its_call(
     span = span_context(tracer)
     histogram = meter_provider.get_meter("test").create_histogram("duration")
     Instrument(histogram.record, collections_of(meter_provider)).record(1.5, ATTRIBUTES, span)
-    data = reader.get_metrics_data()
-    assert data is not None
-    (point,) = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
-    assert [(exemplar.trace_id, exemplar.span_id, exemplar.value) for exemplar in point.exemplars] == [
-        (span.trace_id, span.span_id, 1.5)
-    ]
+    assert exemplars_of(reader) == [(span.trace_id, span.span_id, 1.5)]
+
+
+@pytest.mark.parametrize("exemplar_filter", [TraceBasedExemplarFilter, AlwaysOnExemplarFilter])
+@pytest.mark.parametrize("of_streams", [True, False], ids=["streams", "calls"])
+def test_exemplars_are_those_of_measurements_that_did_not_wait(
+    tracer: Tracer, of_streams: bool, exemplar_filter: Callable[[], Any]
+) -> None:
+    boundaries = (1.0, 2.0, 3.0)
+    measured = [(span_context(tracer), values) for values in ([0.5, 1.5, 9.0, 0.1], [1.0, 2.5], [8.0, 1.7], [0.3] * 3)]
+    found: list[Any] = []
+    for waits in (True, False):
+        reader = InMemoryMetricReader()
+        provider = sdk.MeterProvider([reader], exemplar_filter=exemplar_filter())
+        histogram = provider.get_meter("test").create_histogram(
+            "duration", explicit_bucket_boundaries_advisory=boundaries
+        )
+        instrument = Instrument(histogram.record, collections_of(provider), boundaries=boundaries)
+        for span, values in measured:
+            series = instrument.series(ATTRIBUTES, span)
+            for value in values:
+                if not waits:
+                    histogram.record(value, ATTRIBUTES, set_span_in_context(NonRecordingSpan(span)))
+                elif of_streams:
+                    series.record(value)
+                else:
+                    instrument.record(value, ATTRIBUTES, span)
+            series.close()
+        found.append(exemplars_of(reader))
+    assert found[0] == found[1]
+    assert [value for *_, value in found[0]] == [0.3, 1.7, 2.5, 8.0]
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["waiting", "at once"])

@@ -129,7 +129,7 @@ class _Answer(Answer):
     def response(self, generations: Sequence[object], llm_output: object) -> Response:
         message = self._last
         if message is None:
-            return self._chunks().completed_by(read_result(generations, llm_output))
+            return read_result(generations, llm_output, self._chunks())
         counted = self._counted or message
         return Response(
             # Older clients have no field for it.

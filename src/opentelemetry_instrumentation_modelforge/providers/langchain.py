@@ -11,21 +11,21 @@ from typing import Final
 from uuid import UUID
 
 from ..response import Response, Usage
-from ..values import NOTHING, count, mapping, model_name, short_text
+from ..values import count, mapping, model_name, short_text
 from .openai_usage import read_price, read_usage
 
 # LangChain's own message ids; a provider's id looks different.
 _RUN_ID_PREFIXES: Final = ("run-", "lc_")
 
+_NOTHING_READ: Final = Response()
 
-def read_result(
-    generations: Sequence[object], llm_output: object, chunk_usage: Mapping[str, object] = NOTHING
-) -> Response:
+
+def read_result(generations: Sequence[object], llm_output: object, chunks: Response = _NOTHING_READ) -> Response:
     """Read one prompt's generations and the ``llm_output`` beside them (both of an ``LLMResult`` or ``ChatResult``).
 
     Of several generations, the first tells all but the finish reasons: the others repeat it.
 
-    :param chunk_usage: the usage of a stream's last chunk, which takes precedence over the sum that LangChain makes.
+    :param chunks: what the chunks of a stream have told, which takes precedence over what LangChain made of them.
     """
     output = mapping(llm_output)
     message = getattr(generations[0], "message", None) if generations else None
@@ -34,19 +34,13 @@ def read_result(
     usage = mapping(getattr(message, "usage_metadata", None))
     # Some integrations keep the provider's own object there, which has more than LangChain's.
     token_usage = mapping(said.get("token_usage"))
-    reasons: list[str] = []
-    for fields in metadata:
-        if reason := short_text(fields.get("finish_reason") or fields.get("done_reason") or fields.get("stop_reason")):
-            reasons.append(reason)
     # langchain-core marks a cached message with a total_cost of 0; no provider's count has that field.
     cached = usage.get("total_cost") == 0
     return Response(
         short_text(said.get("id")) or _message_id(message),
-        model_name(said.get("model_name") or said.get("model")),
-        tuple(reasons),
-        None
-        if cached
-        else read_usage(chunk_usage) or read_usage(token_usage) or read_usage(usage) or _usage_of_ollama(said),
+        chunks.model or model_name(said.get("model_name") or said.get("model")),
+        chunks.finish_reasons or tuple(filter(None, map(_finish_reason, metadata))),
+        None if cached else chunks.usage or read_usage(token_usage) or read_usage(usage) or _usage_of_ollama(said),
         read_price(token_usage) if token_usage and not cached else None,
         short_text(said.get("service_tier")),
         short_text(said.get("system_fingerprint")),
@@ -65,6 +59,10 @@ def _metadata(generation: object) -> Mapping[str, object]:
     return mapping(getattr(getattr(generation, "message", None), "response_metadata", None)) or mapping(
         getattr(generation, "generation_info", None)
     )
+
+
+def _finish_reason(metadata: Mapping[str, object]) -> str | None:
+    return short_text(metadata.get("finish_reason") or metadata.get("done_reason") or metadata.get("stop_reason"))
 
 
 def _message_id(message: object) -> str | None:

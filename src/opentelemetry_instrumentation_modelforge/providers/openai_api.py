@@ -14,8 +14,6 @@ from .langchain import read_result
 from .openai_usage import fields, is_charged, names_price, read_price, read_usage
 from .provider import Answer
 
-__all__ = ["OpenAIAnswer", "fields", "read_price", "read_usage"]
-
 ERROR_RESPONSE: Final = "error_response"
 """``error.type`` of an answer that is an error without a short code."""
 EMPTY_RESPONSE: Final = "empty_response"
@@ -204,18 +202,15 @@ class OpenAIAnswer(Answer):
             return _responses_api(self._response, self._error)
         if self._seen:
             return self._chat_completion()
-        result = read_result(generations, llm_output, self._usage)
-        if result.cached or not (self._usage or self._reasons):
-            return result
-        # LangChain has joined these.
-        return result._replace(
-            model=model_name(self._model) or result.model,
-            finish_reasons=self._finish_reasons() or result.finish_reasons,
-        )
+        if not (self._usage or self._reasons):
+            return read_result(generations, llm_output)
+        # LangChain joins the reasons of a stream's chunks, and adds their usage up.
+        usage = read_usage(self._usage) if self._usage else None
+        chunks = Response(None, model_name(self._model), self._finish_reasons(), usage)
+        return read_result(generations, llm_output, chunks)
 
     def _finish_reasons(self) -> tuple[str, ...]:
-        reasons = (short_text(reason) for _, reason in sorted(self._reasons.items()))
-        return tuple(reason for reason in reasons if reason)
+        return tuple(filter(None, (short_text(reason) for _, reason in sorted(self._reasons.items()))))
 
     def _chat_completion(self) -> Response:
         usage = self._read_usage() if self._usage else None
