@@ -3,8 +3,8 @@
 
 """OpenTelemetry instrumentation for `ModelForge <https://github.com/smiao-icims/model-forge>`_.
 
-Traces every ``get_llm`` and every call of a model it returns, as a child of the span that is current there, with
-tokens, cost and errors, and records the metrics of the GenAI semantic conventions.
+Traces every ``get_llm`` and every call of a model that it returns, as a child of the current span, with tokens, cost
+and errors, and records the metrics of the GenAI semantic conventions.
 
 Usage
 -----
@@ -25,7 +25,7 @@ From the application, before or after ModelForge is imported:
     llm = ModelForgeRegistry().get_llm("openai", "gpt-4o-mini")
     llm.invoke("Hello")
 
-On one model only, without any patching:
+For one model only, without any patching:
 
 .. code-block:: python
 

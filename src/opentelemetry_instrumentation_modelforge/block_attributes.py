@@ -16,13 +16,13 @@ _KEY: Final = create_key("opentelemetry_instrumentation_modelforge.block_attribu
 
 
 class BlockAttributes(NamedTuple):
-    """The attributes of the blocks around a place in the code."""
+    """The attributes of the blocks that enclose a place in the code."""
 
     spans: Mapping[str, AttributeValue] = {}
     metrics: Mapping[str, AttributeValue] = {}
 
     def updated_by(self, inner: "BlockAttributes") -> "BlockAttributes":
-        """Return these attributes with those of an inner block added, which win."""
+        """Return these attributes merged with those of an inner block, which take precedence."""
         return BlockAttributes({**self.spans, **inner.spans}, {**self.metrics, **inner.metrics})
 
 
@@ -34,18 +34,18 @@ def telemetry_attributes(
 ) -> AbstractContextManager[None]:
     """Add attributes to the spans of the ``get_llm`` and of the model calls in a ``with`` block.
 
-    The models that ``get_llm`` hands out in the block keep the attributes for all of their calls, and the registries
-    created in it keep them for all of their models. Blocks can be nested; the inner attribute wins, as does the block
-    around a call over the block in which its model was created. Attributes from a block win over the option
-    ``attributes``. The block travels with OpenTelemetry's context, so it reaches tasks and LangChain's threads::
+    The models that ``get_llm`` returns in the block keep the attributes for all of their calls, and the registries
+    created in it keep them for all of their models. Blocks can be nested; the inner block takes precedence, and a block
+    around a call takes precedence over the block in which its model was created. A block's attributes override the
+    option ``attributes``. The block is part of OpenTelemetry's context, so it reaches tasks and LangChain's threads::
 
         with telemetry_attributes(team="search"):
             llm = registry.get_llm("openai", "gpt-4o-mini")
 
-    :param attributes: attributes whose names are no Python names, such as ``{"app.team": "search"}``.
-    :param metrics: whether the metrics get the attributes, too. Each new value is a new time series.
+    :param attributes: attributes whose names are not Python identifiers, such as ``{"app.team": "search"}``.
+    :param metrics: whether the attributes are added to metrics, too. Each new value is a new time series.
     :param more: further attributes.
-    :raises TypeError: for a value that no attribute can have, or a list of several types.
+    :raises TypeError: for a value that no attribute can have, or a list of mixed types.
     :raises ValueError: for a name or a value that cannot be exported.
     """
     if not isinstance(metrics, bool):  # pyright: ignore[reportUnnecessaryIsInstance]

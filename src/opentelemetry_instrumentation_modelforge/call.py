@@ -1,14 +1,14 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The life of one model call: opened, a chunk, ended, failed, dropped, each once.
+"""The life cycle of one model call: it is opened, receives chunks, and is ended, failed or dropped.
 
-A call ends exactly once, however many frames, callbacks and threads learn of its end: the first of them claims the
-end. An interrupt (``KeyboardInterrupt``, or an exception that a signal handler raises) may come after any function
-call, and what the function has returned is lost then. So a call is known to its frame before it starts, a claim can be
-looked up afterwards, and ``_close`` completes an end that was cut short.
+A call ends exactly once, however many frames, callbacks and threads report its end: the first of them claims the end.
+An interrupt (``KeyboardInterrupt``, or an exception that a signal handler raises) may come after any function call, and
+the function's result is then lost. A call is therefore registered with its frame before it starts, a claim can be
+looked up afterwards, and ``_close`` completes an interrupted end.
 
-``inference.py`` and ``enrichment.py`` have the two kinds of calls.
+``inference.py`` and ``enrichment.py`` define the two kinds of calls.
 """
 
 import os
@@ -45,7 +45,7 @@ def current_call() -> "Call | None":
 
 
 def context_without_call(context: Context) -> Context:
-    """Return ``context`` for a model that has no call of its own, whose answers are not those of a call around it."""
+    """Return ``context`` for a model without a call of its own, so that an enclosing call does not take its answers."""
     return Context({**context, CALL_KEY: None}) if context.get(CALL_KEY) is not None else context
 
 
@@ -68,22 +68,22 @@ class Call(ABC):
         self._model = model
         self._request = request
         self._claims: dict[str, object] = {}
-        """Who ends the call: the first to set ``"end"``, which is never set again."""
+        """The claim to end the call: it belongs to the first to set ``"end"``, which is never set again."""
         self._dropped_at: float | None = None
         self._dropped_generations: Sequence[object] = ()
         self.run_id = request.run_id
         self.handler: object = None
         """LangChain's callback handler that started the call, unless it is of a subclass, which may do more."""
         self.answer = model.kind.answer(request.client)
-        """Reads what the provider sends."""
+        """Reads the provider's answer."""
         self.context: Context | None = None
-        """Current while the provider works; None where another instrumentation sees to the current span."""
-        # A destructor can start no thread.
+        """Current while the provider works; None if another instrumentation manages the current span."""
+        # A destructor cannot start a thread.
         start_thread()
 
     @abstractmethod
     def start(self) -> None:
-        """Open the call. An exception that leaves this method leaves no open call."""
+        """Open the call. If this method raises, the call is not left open."""
 
     def context_over(self, current: Context) -> Context:
         """Return the context for the provider's work.
@@ -94,28 +94,28 @@ class Call(ABC):
 
     @abstractmethod
     def chunk(self, chunk: object) -> None:
-        """Count one chunk of a stream. A second callback on the model may bring the same chunk again."""
+        """Count one chunk of a stream. A second callback on the model may deliver the same chunk again."""
 
     def end(self, generations: Sequence[object], llm_output: object, result: LLMResult | None = None) -> None:
         """End the call with its answer.
 
         :param generations: LangChain's generations for one prompt.
         :param llm_output: the ``llm_output`` of LangChain's result.
-        :param result: the argument of the response hook, where LangChain has made one.
+        :param result: the argument of the response hook, if LangChain has created one.
         """
         self._close(Ending("completed", generations, llm_output, result=result))
 
     def close(self, generations: Sequence[object] = ()) -> None:
         """End the call as a stream that its consumer closed.
 
-        :param generations: what the stream had brought before.
+        :param generations: the part of the stream that arrived before.
         """
         self._close(Ending("closed", generations))
 
     def fail(self, error: BaseException, generations: Sequence[object] = ()) -> None:
         """End the call with ``error``.
 
-        :param generations: what a stream had brought before.
+        :param generations: the part of a stream that arrived before.
         """
         if isinstance(error, GeneratorExit):
             # A generator or a coroutine was destroyed while it waited.
@@ -126,12 +126,12 @@ class Call(ABC):
             )
 
     def drop(self, generations: Sequence[object] = ()) -> None:
-        """Have the call ended soon, as a stream that was dropped now.
+        """Schedule the end of the call, as a stream that is dropped now.
 
-        This runs in destructors, and so maybe inside a garbage collection, which may have interrupted code that holds a
-        lock. It takes no lock and emits nothing.
+        This runs in destructors, possibly inside a garbage collection that has interrupted code that holds a lock. It
+        therefore takes no lock and emits nothing.
 
-        :param generations: what the stream had brought before.
+        :param generations: the part of the stream that arrived before.
         """
         if self._dropped_at is None:
             self._dropped_generations = generations
@@ -149,7 +149,7 @@ class Call(ABC):
             if id(self) in open_calls and self._claims.setdefault("end", claim) is claim:
                 open_calls.pop(id(self), None)
                 self._finish(ending)
-                # It keeps the model's client, and a log record keeps the context with this call.
+                # It keeps the model's client alive, and a log record keeps the context with this call.
                 self.answer = _SPENT
         except BaseException:
             # An interrupt: the guards let nothing else pass.

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""``OpenTelemetryCallback``: LangChain's events as the beginning, the chunks and the end of a model call."""
+"""``OpenTelemetryCallback``, which turns LangChain's events into the start, the chunks and the end of a model call."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -40,28 +40,28 @@ _LLM_TYPES: Final = {
     "chat-google-generative-ai": "google_genai",
     "ollama-chat": "ollama",
 }
-"""ModelForge's types of clients by LangChain's. The one of GitHub Copilot's client is Azure's, too."""
+"""ModelForge's client types by LangChain's. GitHub Copilot's client shares its LangChain type with Azure's."""
 
 _unframed_calls: Final[dict[UUID, Call]] = {}
-"""Calls by run id that no frame has started: of callbacks without patches, and of text-completion models."""
+"""Calls that no frame has started, by run id: those of callbacks without patches and of text-completion models."""
 
 
 class OpenTelemetryCallback(BaseCallbackHandler):
-    """Makes a span and metrics of every call of one model.
+    """A LangChain callback that emits a span and metrics for every call of one model.
 
-    ``ModelForgeInstrumentor`` adds one to every model that ``get_llm`` hands out. Without any patching, give one by
-    hand::
+    ``ModelForgeInstrumentor`` adds one to every model that ``get_llm`` returns. Without any patching, pass one
+    explicitly::
 
         llm = registry.get_llm("openai", "gpt-4o-mini", callbacks=[OpenTelemetryCallback("openai", "gpt-4o-mini")])
 
-    One instance serves any number of calls at once. It may be given twice, or to a model that has one already: a call
-    still has one span. A copy of a model shares it. A pickle holds its names, and finds its providers anew.
-    Without patches, LangChain does not tell a callback of an ``ainvoke`` that is cancelled: that call stays open until
-    the process ends.
+    One instance serves any number of concurrent calls. It may be passed twice, or to a model that already has one: a
+    call still has one span. A copy of a model shares it. An unpickled instance keeps its names and looks up its
+    providers again. Without patches, LangChain does not notify a callback when an ``ainvoke`` is cancelled: that call
+    stays open until the process ends.
 
-    :param provider: ModelForge's name of the provider.
-    :param model: ModelForge's alias of the model.
-    :param otel_enabled: False records nothing; True always records; None asks ``is_otel_available()``.
+    :param provider: ModelForge's name for the provider.
+    :param model: ModelForge's alias for the model.
+    :param otel_enabled: False records nothing; True always records; None uses ``is_otel_available()``.
     :param tracer_provider: instead of the instrumentor's, else the global one.
     :param meter_provider: instead of the instrumentor's, else the global one.
     :raises TypeError: when a name is not a string.
@@ -69,7 +69,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
 
     # Otherwise LangChain sends every event of an asynchronous call through a thread pool.
     run_inline = True
-    # LangChain asks before each event, and the base class has a property for it.
+    # LangChain reads it before each event, and the base class has a property for it.
     ignore_llm = False  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     # Only an interrupt passes the guards, and LangChain would swallow it.
     raise_error = True
@@ -106,7 +106,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         pricing: Mapping[str, object] | None,
         block: BlockAttributes = NO_BLOCK,
     ) -> Self:
-        """Return the callback of a model from an instrumented registry. It records nothing after ``uninstrument()``.
+        """Return the callback for a model from an instrumented registry. It records nothing after ``uninstrument()``.
 
         :param created_by: the ``get_llm`` span, which every call links to.
         :param pricing: the models.dev metadata of the model.
@@ -167,7 +167,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """End the call with its answer, unless the frame that ran the model has ended it."""
-        # The frame has usually ended the only one.
+        # The frame has usually ended the only open call.
         call = _call_of_run(run_id) if open_calls else None
         if call is not None:
             with _END_GUARD:
@@ -175,15 +175,15 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             _unframed_calls.pop(run_id, None)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """End the call with ``error``, and with what a stream had brought before it."""
+        """End the call with ``error``, and with the part of a stream that arrived before it."""
         call = _call_of_run(run_id)
         if call is not None:
             with _END_GUARD:
-                # A stream has two: what came, and the error. Any other call has the error alone.
+                # A stream has two: the part that arrived, and the error. Any other call has only the error.
                 generations = _generations(kwargs.get("response"))
                 brought = generations[0] if len(generations) > 1 else ()
                 if isinstance(error, GeneratorExit) and current_call() is call:
-                    # In a step of the stream, and so by its consumer.
+                    # Raised in a step of the stream, and therefore by its consumer.
                     call.close(brought)
                 else:
                     call.fail(error, brought)
@@ -254,12 +254,12 @@ class OpenTelemetryCallback(BaseCallbackHandler):
     def _model_under(self, telemetry: Telemetry, client_type: str | None = None) -> Model:
         identity = self._identity
         if identity.llm_type is None:
-            # Without it, nobody knows whether the counts in the chunks of a stream add up.
+            # Without it, it is unknown whether the counts in the chunks of a stream add up.
             identity = replace(identity, llm_type=_LLM_TYPES.get(client_type or ""))
         return Model(telemetry, identity, created_by=self._created_by, pricing=self._pricing, block=self._block)
 
     def __eq__(self, other: object) -> bool:
-        # Two models that differ in nothing else are equal, as they are uninstrumented.
+        # Two models that differ in nothing else are equal, as they are without instrumentation.
         if not (isinstance(other, OpenTelemetryCallback) and self.injected and other.injected):
             return self is other
         return self._identity == other._identity
@@ -289,8 +289,8 @@ class OpenTelemetryCallback(BaseCallbackHandler):
 def llm_new_token(wrapped: Callable[..., None]) -> Callable[..., None]:
     """Wrap ``CallbackManagerForLLMRun.on_llm_new_token``.
 
-    LangChain takes several times as long to bring a chunk to a callback as counting it takes. So a run that has no
-    other callback than ours counts it here.
+    LangChain takes several times as long to deliver a chunk to a callback as counting it takes. Chunks of a run with no
+    other callback than ours are therefore counted here.
     """
 
     @wraps(wrapped)
@@ -305,7 +305,7 @@ def llm_new_token(wrapped: Callable[..., None]) -> Callable[..., None]:
 
 
 def allm_new_token(wrapped: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Wrap ``AsyncCallbackManagerForLLMRun.on_llm_new_token``, as :func:`llm_new_token` does the other."""
+    """Wrap ``AsyncCallbackManagerForLLMRun.on_llm_new_token``, as :func:`llm_new_token` does for synchronous runs."""
 
     @wraps(wrapped)
     async def on_llm_new_token(self: BaseRunManager, token: Any, *, chunk: object = None, **kwargs: Any) -> None:
@@ -319,9 +319,9 @@ def allm_new_token(wrapped: Callable[..., Awaitable[None]]) -> Callable[..., Awa
 
 
 def _run_call(run: BaseRunManager) -> RunCall:
-    """Return the call of a run whose only callback is ours, and keep it on the run for the chunks to come."""
+    """Return the call of a run whose only callback is ours, and store it on the run for later chunks."""
     match run.handlers:
-        # No instance of a subclass, because that may do more.
+        # Not an instance of a subclass, which may do more.
         case [OpenTelemetryCallback() as handler] if type(handler) is OpenTelemetryCallback:
             found = RunCall(_call_of_run(run.run_id), [handler])
         case _:
@@ -333,7 +333,7 @@ def _run_call(run: BaseRunManager) -> RunCall:
 def _call_of_run(run_id: UUID) -> Call | None:
     if (call := call_of(run_id)) is not None:
         return call
-    # In the later steps of a stream, whose frame is not current.
+    # For the later steps of a stream, whose frame is not current.
     call = current_call()
     if call is not None and call.run_id == run_id:
         return call
@@ -351,5 +351,5 @@ def _open_call(run_id: UUID) -> Call | None:
 
 
 def _generations(response: object) -> list[Sequence[object]]:
-    """Return the generations of each prompt of an ``LLMResult``; none where it is something else."""
+    """Return the generations of each prompt of an ``LLMResult``; none if it is something else."""
     return [items(generations) for generations in items(getattr(response, "generations", None))]

@@ -1,12 +1,12 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Other GenAI instrumentations in the same process: which of them has the span of a call.
+"""Coexistence with other GenAI instrumentations in the same process: which one creates the span of a call.
 
-opentelemetry-util-genai's rule is that the outer instrumentation makes the span: it leaves an ``InferenceData`` in the
-context, and an inner one that finds it records nothing and adds its findings to it. So the instrumentation of a
-provider's client is silent below a ModelForge call, and a ModelForge call is silent below the official LangChain
-instrumentation.
+opentelemetry-util-genai's rule is that the outer instrumentation creates the span: it puts an ``InferenceData`` in the
+context, and an inner one that finds it records nothing and adds its findings to it. The instrumentation of a provider's
+client therefore creates no span below a ModelForge call, and a ModelForge call creates none below the official
+LangChain instrumentation.
 """
 
 from sys import modules
@@ -20,7 +20,7 @@ from .otel_utils import Guard
 from .response import Response, Usage
 from .semconv import OPERATION_CHAT
 
-# OpenLLMetry's instrumentations of the providers' clients honour it.
+# OpenLLMetry's instrumentations of the providers' clients honor it.
 _OPENLLMETRY_KEY: Final = "suppress_language_model_instrumentation"
 
 _LANGCHAIN_MODULE: Final = "opentelemetry.instrumentation.genai.langchain"
@@ -29,15 +29,15 @@ _OUTER_GUARD: Final = Guard("asking the official LangChain instrumentation for i
 
 
 class InnerReport(InferenceData):
-    """The findings of the instrumentation of a provider's client about the call around it."""
+    """The findings of a provider client's instrumentation about the enclosing call."""
 
     def __init__(self) -> None:
-        # The dataclass's own sets fifty fields to the defaults that the class has anyway.
+        # The dataclass's own __init__ sets fifty fields to the defaults that the class has anyway.
         self.attributes = {}
         self.metric_attributes = {}
 
     def response(self) -> Response:
-        """Return the response as the inner instrumentation has read it."""
+        """Return the response as read by the inner instrumentation."""
         usage = None
         if self.usage_input_tokens is not None:
             usage = Usage(
@@ -52,7 +52,7 @@ class InnerReport(InferenceData):
 
 
 class OuterInference:
-    """The inference of another instrumentation that a call belongs to."""
+    """Another instrumentation's inference, to which a call belongs."""
 
     __slots__ = ("_data", "_invocations", "_run_id")
 
@@ -72,20 +72,20 @@ class OuterInference:
 
 
 class _Invocations(Protocol):
-    """The part of the official LangChain instrumentation that knows its open spans."""
+    """The part of the official LangChain instrumentation that tracks its open spans."""
 
     def get_invocation(self, run_id: UUID) -> GenAIInvocation | None: ...
 
 
 def context_of_inference(context: Context, report: InnerReport) -> dict[str, object]:
-    """Return the entries of ``context`` and those that silence inner instrumentations, which report instead."""
+    """Return the entries of ``context`` and those that make inner instrumentations report here instead of recording."""
     return {**context, CLIENT_INFERENCE_CONTEXT_KEY: report, _OPENLLMETRY_KEY: True}
 
 
 def outer_inference(operation: str, run_id: UUID, model: object) -> OuterInference | None:
     """Return the inference that another instrumentation records for this run, or None if the run is ours to record.
 
-    :param model: the name that the run gives its model, if it does.
+    :param model: the run's name for its model, if it has one.
     """
     data = get_current().get(CLIENT_INFERENCE_CONTEXT_KEY)
     # A model that calls another model makes two calls, so a call of ours around this one does not count.
@@ -102,14 +102,14 @@ def _langchain_invocations() -> _Invocations | None:
     if (module := modules.get(_LANGCHAIN_MODULE)) is None:
         return None
     with _OUTER_GUARD:
-        # It has no public way to ask.
+        # It has no public API for this.
         handler = module.LangChainInstrumentor()._callback_handler
         return handler._invocation_manager if handler is not None else None
     return None
 
 
 def publish(data: InferenceData, response: Response) -> None:
-    """Report ``response`` to the instrumentation that has ``data``."""
+    """Report ``response`` to the instrumentation that owns ``data``."""
     data.response_id = response.id or data.response_id
     data.response_model = response.model or data.response_model
     if response.finish_reasons:

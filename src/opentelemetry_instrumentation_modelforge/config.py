@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every option once: keyword of ``instrument()`` over environment over ModelForge's own settings over default.
+"""The options. Precedence: keyword of ``instrument()``, environment, ModelForge's own settings, default.
 
 The fields of :class:`Configuration` are the only list of options. Keywords, environment variables, the
 ``opentelemetry`` section of ModelForge's ``config.json``, OpenTelemetry's declarative configuration, the documentation
@@ -41,7 +41,7 @@ Keywords = NewType("Keywords", dict[str, object])
 _PREFIX: Final = "OTEL_PYTHON_MODELFORGE_"
 _SECTION: Final = '{"settings": {"opentelemetry": {...}}}'
 
-# Variables of other packages, by the option that people expect here.
+# Variables of other packages, by the option name that users try instead.
 _SHARED_VARIABLES: Final[Mapping[str, str]] = dict.fromkeys(
     ("capture_content", "capture_message_content", "capture_messages", "trace_content", "content"),
     "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
@@ -49,7 +49,7 @@ _SHARED_VARIABLES: Final[Mapping[str, str]] = dict.fromkeys(
 
 
 def _option(option_type: OptionType[Any], doc: str, default: object = None) -> Any:
-    """Declare an option; ``doc`` is its meaning, in Markdown."""
+    """Declare an option; ``doc`` is its description, in Markdown."""
     metadata = {"type": option_type, "doc": doc}
     if isinstance(default, dict):
         return field(default_factory=dict[str, AttributeValue], metadata=metadata)
@@ -58,7 +58,7 @@ def _option(option_type: OptionType[Any], doc: str, default: object = None) -> A
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The options in force, each checked."""
+    """The options in effect, all checked."""
 
     enabled: bool = _option(BOOLEAN, "`false` leaves ModelForge uninstrumented.", True)
     attributes: Mapping[str, AttributeValue] = _option(ATTRIBUTES, "Attributes added to both spans.", {})
@@ -139,7 +139,7 @@ _VARIABLES: Final = {_PREFIX + name.upper(): name for name in _SETTABLE}
 def check_keywords(options: Mapping[str, object], others: Iterable[str] = ()) -> Keywords:
     """Check the options given to ``instrument()``.
 
-    :param others: the keywords that ``instrument()`` takes beside options, for the error to suggest.
+    :param others: the other keywords of ``instrument()``, which the error can suggest.
     :raises TypeError: for an unknown option or a value of the wrong type.
     :raises ValueError: for a bad value of the right type.
     """
@@ -157,23 +157,23 @@ def check_keywords(options: Mapping[str, object], others: Iterable[str] = ()) ->
 
 
 def resolve(keywords: Keywords) -> Configuration:
-    """Return the configuration of all sources together.
+    """Return the configuration merged from all sources.
 
-    Invalid values outside the code are logged in one WARNING each and count as not set; an invalid boolean counts as
-    false. Both are rules of OpenTelemetry's specification of environment variables. Reads ModelForge's settings, so
-    call it after ModelForge has been imported.
+    Each invalid value from outside the code is logged in one WARNING and counts as not set; an invalid boolean counts
+    as false. Both are rules of OpenTelemetry's specification of environment variables. This reads ModelForge's
+    settings, so call it after ModelForge has been imported.
     """
     return combined(sources(keywords))
 
 
 def sources(keywords: Keywords) -> list[tuple[str, Mapping[str, object]]]:
-    """Return the names of the sources and the options that each sets, a later source over the earlier ones."""
+    """Return the name of each source and the options that it sets, in order of increasing precedence."""
     settings, path = _from_settings()
     return [(path, settings), ("environment", _from_environment()), ("instrument()", keywords)]
 
 
 def combined(found: Iterable[tuple[str, Mapping[str, object]]]) -> Configuration:
-    """Return the configuration of :func:`sources`."""
+    """Return the configuration merged from the result of :func:`sources`."""
     values = {name: value for _, source in found for name, value in source.items()}
     return Configuration(**cast("dict[str, Any]", values))
 
@@ -187,7 +187,7 @@ def _from_environment() -> dict[str, object]:
 
 
 def _from_settings() -> tuple[dict[str, object], str]:
-    """Read the section in the one ``config.json`` that ModelForge reads, local over global; also return its path."""
+    """Return the options in the ``config.json`` that ModelForge reads (local, else global), and its path."""
     path = "ModelForge's configuration"
     try:
         from modelforge import config
@@ -219,10 +219,10 @@ def _member(value: object, key: str) -> object:
 def _accepted(
     source: str, entries: Mapping[str, object], names: Mapping[str, str], *, parse: bool = False
 ) -> dict[str, object]:
-    """Return the valid entries by option, and log a warning for each of the others.
+    """Return the valid values by option, and log a warning for each of the others.
 
     :param names: the options by the source's keys.
-    :param parse: whether the values are texts.
+    :param parse: whether the values are text to parse.
     """
     values: dict[str, object] = {}
     for key, value in entries.items():
@@ -243,7 +243,7 @@ def _accepted(
 
 
 def _initialize_declared(self: object, /, **options: object) -> None:
-    # In declarative configuration a null is an option that is not set.
+    # In declarative configuration, null means that an option is not set.
     given = {name: value for name, value in options.items() if value is not None}
     values = _accepted("OpenTelemetry configuration, instrumentation/development.python.modelforge", given, _SETTABLE)
     for name in _SETTABLE:
@@ -256,11 +256,11 @@ DeclaredOptions: Final = make_dataclass(
     init=False,
     namespace={
         "__module__": __name__,
-        "__doc__": """The options in OpenTelemetry's declarative configuration; None is not set.
+        "__doc__": """The options in OpenTelemetry's declarative configuration; None means not set.
 
         For the ``configuration`` attribute of the instrumentor's class: ``opentelemetry-configuration`` builds one from
-        the node ``instrumentation/development: python: modelforge:`` and gives each option that is not None to
-        ``instrument()``. An invalid value is logged and not set, so that the rest of the node still counts.
+        the node ``instrumentation/development: python: modelforge:`` and passes each option that is not None to
+        ``instrument()``. An invalid value is logged and not set, so that the rest of the node still applies.
         """,
         "__init__": _initialize_declared,
     },

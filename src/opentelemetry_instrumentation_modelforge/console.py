@@ -3,7 +3,7 @@
 
 """Span exporter that prints each finished trace as a tree.
 
-Without a change of the application::
+Without changes to the application::
 
     opentelemetry-instrument --traces_exporter modelforge python app.py
 
@@ -41,26 +41,26 @@ _LONGEST_TEXT: Final = 200
 
 
 class ConsoleTreeSpanExporter(SpanExporter):
-    """Print each trace as a tree when its local root ends.
+    """A span exporter that prints each trace as a tree when its local root ends.
 
     The local root is a span without a parent, or with a parent in another process. A span that ends after its local
-    root is printed later, under a line that names its trace and its parent. :meth:`force_flush` and :meth:`shutdown`
-    print the spans whose parents have not ended.
+    root is printed later, under a line with its trace and its parent. :meth:`force_flush` and :meth:`shutdown` print
+    the spans whose parents have not ended.
 
-    Of a span's attributes only known ones are printed: HTTP status and URL (without user information, query and
-    fragment), ``error.type``, and the model, tokens, cost and finish reasons of a model call. Messages never are.
+    Only known attributes of a span are printed: HTTP status and URL (without user information, query and fragment),
+    ``error.type``, and the model, tokens, cost and finish reasons of a model call. Messages are never printed.
 
-    A stream that is closed or that fails loses the output, and :meth:`export` returns ``FAILURE``. Characters that the
+    If the stream is closed or fails, the output is lost and :meth:`export` returns ``FAILURE``. Characters that the
     stream's encoding lacks are replaced by ASCII ones.
 
     :param stream: where to print; by default ``sys.stderr``, as it is at the time of printing.
     :param color: whether failed spans are red. By default they are if the stream is a terminal; a non-empty
-        ``NO_COLOR`` forbids it and, without it, a non-empty ``FORCE_COLOR`` asks for it.
+        ``NO_COLOR`` disables this and, without it, a non-empty ``FORCE_COLOR`` enables it.
     :param width: columns of a line. By default ``COLUMNS``, else the terminal's, else 100.
-    :param max_rows: spans shown of one tree, at least 1. Of a longer one, the first children of each span are shown,
+    :param max_rows: spans shown of one tree, at least 1. In a longer tree, the first children of each span are shown,
         and the others are counted.
     :param max_spans: spans kept until their local root ends, at least 1. When there are more, the oldest trace is
-        printed as incomplete. As many names of printed spans are remembered for children that end later.
+        printed as incomplete. The names of as many printed spans are kept for children that end later.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ConsoleTreeSpanExporter(SpanExporter):
             os.register_at_fork(after_in_child=lambda: (method := reset()) and method())
 
     def _reset(self) -> None:
-        """Forget every span. A forked child must not print its parent's, nor wait for a lock of its threads."""
+        """Discard every span. A forked child must not print its parent's, nor wait for a lock held by its threads."""
         self._lock = threading.RLock()
         self._is_printing = False
         self._arrived: deque[SpanSummary] = deque()
@@ -97,7 +97,7 @@ class ConsoleTreeSpanExporter(SpanExporter):
         return SpanExportResult.SUCCESS if self._print_arrived() else SpanExportResult.FAILURE
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Print all spans that are kept, and return whether the stream took them."""
+        """Print all spans that are kept, and return whether the stream accepted them."""
         return self._print_arrived(incomplete=True)
 
     def shutdown(self) -> None:
@@ -108,7 +108,7 @@ class ConsoleTreeSpanExporter(SpanExporter):
         written = True
         with self._lock:
             if self._is_printing:
-                # The garbage collector ended a span while this thread was printing: the loop below takes it.
+                # The garbage collector ended a span while this thread was printing: the loop below prints it.
                 return True
             self._is_printing = True
             try:
@@ -153,7 +153,7 @@ class ConsoleTreeSpanExporter(SpanExporter):
         return heading, self._take(trace_id, list(trace.values()))
 
     def _take(self, trace_id: str, spans: list[SpanSummary]) -> list[SpanSummary]:
-        """Return `spans`, which no longer wait from now on."""
+        """Remove `spans` from the waiting ones, and return them."""
         for span in spans:
             del self._waiting[trace_id][span.span_id]
             self._printed_names[trace_id, span.span_id] = span.name
@@ -165,10 +165,10 @@ class ConsoleTreeSpanExporter(SpanExporter):
         return spans
 
     def _write(self, blocks: Sequence[tuple[str, Sequence[SpanSummary]]]) -> bool:
-        """Print blocks, each after an empty line, and return whether the stream took them."""
+        """Print blocks, each after an empty line, and return whether the stream accepted them."""
         if not blocks:
             return True
-        # Typed as never None, but Python has no standard streams where it runs without a console.
+        # Typed as never None, but Python has no standard streams when it runs without a console.
         stream: TextIO | None = self._stream or sys.stderr
         if stream is None:
             return False
@@ -212,7 +212,7 @@ def summarize(span: ReadableSpan) -> SpanSummary:
 
 
 def _printable(text: str) -> str:
-    """Return a text in one line and without control characters, which a terminal would obey."""
+    """Return a text on one line and without control characters, which a terminal would interpret."""
     text = text[:_LONGEST_TEXT]
     if text.isprintable():
         return text
@@ -223,7 +223,7 @@ def _printable(text: str) -> str:
 
 
 def columns(stream: TextIO) -> int:
-    """Return the columns of a line: those that ``COLUMNS`` names, else the terminal's, else 100."""
+    """Return the columns of a line: the value of ``COLUMNS``, else the terminal's, else 100."""
     named = os.environ.get("COLUMNS", "")
     if named.isdecimal() and int(named) > 0:
         return int(named)
@@ -234,7 +234,7 @@ def columns(stream: TextIO) -> int:
 
 
 def has_color(stream: TextIO) -> bool:
-    """Return whether a stream is to have colors, by the rules of https://no-color.org and https://force-color.org."""
+    """Return whether to color a stream, by the rules of https://no-color.org and https://force-color.org."""
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or (os.environ.get("TERM") != "dumb" and stream.isatty())

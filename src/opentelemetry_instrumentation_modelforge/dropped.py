@@ -3,7 +3,7 @@
 
 """A thread that ends the calls of dropped streams, since a destructor must not.
 
-A destructor may run inside a garbage collection, and so inside code that holds a lock that ending a span takes.
+A destructor may run inside a garbage collection, and so inside code that holds a lock needed to end a span.
 ``queue.SimpleQueue.put`` is reentrant and documented for use in destructors.
 """
 
@@ -23,12 +23,12 @@ _running = False
 
 
 def end_soon(end: Callable[[], None]) -> None:
-    """Have ``end`` called soon in another thread."""
+    """Schedule ``end`` to be called soon in another thread."""
     _ends.put(end)
 
 
 def start_thread() -> None:
-    """Start the thread, unless it runs. Each call does so when it is made, since a destructor can start no thread."""
+    """Start the thread unless it runs. Each call does so when it is created, since a destructor cannot start one."""
     global _ends, _running  # noqa: PLW0603
     if not _running:
         # gevent may have patched the module since: waiting on the original queue would block every greenlet.
@@ -36,7 +36,7 @@ def start_thread() -> None:
             waiting, _ends = _ends, queue.SimpleQueue[Callable[[], None]]()
             while not waiting.empty():
                 _ends.put(waiting.get())
-        # Without a thread, as at the interpreter's shutdown, the calls are ended at exit.
+        # Without a thread, as during interpreter shutdown, the calls are ended at exit.
         with suppress(RuntimeError):
             Thread(target=_end_each, name="modelforge-dropped-streams", daemon=True).start()
             _running = True
@@ -47,7 +47,7 @@ def _end_each() -> None:
         end = _ends.get()
         with _END_GUARD:
             end()
-        # Otherwise the last call would be kept until the next.
+        # Otherwise the last call would be kept alive until the next one.
         del end
 
 

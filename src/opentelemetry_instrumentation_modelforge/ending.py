@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How a call ended: its outcome, what it brought, and the attributes that both become."""
+"""The end of a call: its outcome, its answer, and the attributes derived from both."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -27,24 +27,24 @@ from .semconv import (
 )
 
 Outcome = Literal["completed", "failed", "cancelled", "closed", "abandoned"]
-"""With its answer, with an error, cancelled, as a stream that its consumer left, or never."""
+"""Ended with its answer, with an error, by cancellation, as a stream that its consumer left, or never."""
 
 
 class Ending(NamedTuple):
-    """How a call ended, and what LangChain made of its answer."""
+    """How a call ended, and its answer in LangChain's form."""
 
     outcome: Outcome
     generations: Sequence[object] = ()
     llm_output: object = None
     error: BaseException | None = None
     result: LLMResult | None = None
-    """What LangChain gives to its callbacks, where it has."""
+    """The result that LangChain has passed to its callbacks, if any."""
 
     def error_type(self, response: Response) -> str | None:
-        """Return the ``error.type`` of the call, or None where it did not fail."""
+        """Return the ``error.type`` of the call, or None if it did not fail."""
         if self.error is not None:
             return error_type(self.error)
-        # A stream that its consumer has left says nothing of its end.
+        # A stream that its consumer has left does not show how it ended.
         return response.error if self.outcome == "completed" else None
 
     def is_complete(self, response: Response) -> bool:
@@ -52,7 +52,7 @@ class Ending(NamedTuple):
         return self.outcome == "completed" and response.error is None
 
     def llm_result(self) -> LLMResult:
-        """Return what LangChain gives to its callbacks."""
+        """Return the result that LangChain passes to its callbacks."""
         return self.result or LLMResult.model_construct(
             generations=[list(self.generations)], llm_output=self.llm_output
         )
@@ -84,9 +84,9 @@ class Ending(NamedTuple):
 
 
 def cost_attributes(cost: float, response: Response) -> dict[str, AttributeValue]:
-    """Return the attributes of what a call cost, in US dollars.
+    """Return the attributes for the cost of a call, in US dollars.
 
-    The draft convention of open-telemetry/semantic-conventions-genai#443.
+    They follow the draft convention of open-telemetry/semantic-conventions-genai#443.
     """
     return {
         GEN_AI_USAGE_COST_AMOUNT: cost,
@@ -98,7 +98,7 @@ def cost_attributes(cost: float, response: Response) -> dict[str, AttributeValue
 def stream_attributes(chunks: int, time_to_first_chunk: float | None) -> dict[str, AttributeValue]:
     """Return the attributes of a stream.
 
-    :param time_to_first_chunk: in seconds; None where no chunk came.
+    :param time_to_first_chunk: in seconds; None if no chunk arrived.
     """
     attributes: dict[str, AttributeValue] = {
         gen_ai.GEN_AI_REQUEST_STREAM: True,

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A call that another GenAI instrumentation has the span of: what ModelForge alone knows is added to that span."""
+"""A call whose span another GenAI instrumentation creates: details that only ModelForge has are added to that span."""
 
 from typing import Final
 
@@ -21,7 +21,7 @@ _REPORT_GUARD: Final = Guard("reporting to another instrumentation")
 
 
 class Enrichment(Call):
-    """A call that another GenAI instrumentation has a span for: it adds what only ModelForge knows."""
+    """A call whose span another GenAI instrumentation creates. It adds the details that only ModelForge has."""
 
     __slots__ = ("_caller", "_outer")
 
@@ -40,10 +40,10 @@ class Enrichment(Call):
             raise
 
     def chunk(self, chunk: object) -> None:
-        """Report a stream's usage when the chunk comes that has it: the other instrumentation ends its span before."""
+        """Report a stream's usage as it arrives: the other instrumentation ends its span before the call ends."""
         with _REPORT_GUARD:
             self.answer.add_chunk(chunk)
-            # Ollama's usage is in the chunk's own information.
+            # Ollama's usage is in the chunk's generation_info.
             if getattr(getattr(chunk, "message", None), "usage_metadata", None) or getattr(
                 chunk, "generation_info", None
             ):
@@ -62,7 +62,7 @@ class Enrichment(Call):
                 self._model.telemetry.cost.record(cost, attributes, span)
 
     def _publish(self, response: Response) -> float | None:
-        """Report what is known by now, and return the cost of the call in US dollars."""
+        """Report what is known so far, and return the cost of the call in US dollars."""
         cost = self._model.price(response)
         data = self._outer.data()
         if data is not None:

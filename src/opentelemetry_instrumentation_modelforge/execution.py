@@ -1,11 +1,12 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where LangChain runs a model: makes the call's span current while the provider works, and sees ends no callback sees.
+"""Wrappers of LangChain's model methods: they make a call's span current, and detect ends that no callback receives.
 
 A callback can do neither. LangChain runs start and end callbacks in different tasks, so one task cannot detach the
-context that another has attached; and a cancellation, an interrupt or a dropped stream may reach no callback at all. So
-each frame that runs a model attaches and detaches by itself, and ends the calls it started if an exception leaves it.
+context that another has attached; and a cancellation, an interrupt or a dropped stream may reach no callback at all.
+Each frame that runs a model therefore attaches and detaches the context itself, and ends the calls it started if an
+exception leaves it.
 
 Each frame is entered twice, as a ``Scope`` is.
 """
@@ -31,11 +32,11 @@ T = TypeVar("T")
 
 
 class RunCall(NamedTuple):
-    """The call that is told of a run's chunks without LangChain's help."""
+    """The call that receives a run's chunks directly, not through LangChain's callbacks."""
 
     call: Call | None
     handlers: list[BaseCallbackHandler] | None
-    """The run's handlers. LangChain tells them of each chunk if the run has others."""
+    """The run's handlers. If the run has others, LangChain passes each chunk to them."""
 
 
 RUN_CALL: Final = "_opentelemetry_run_call"
@@ -58,10 +59,10 @@ class Frame:
     def __init__(self, model: object) -> None:
         self._model = model
         self.over = False
-        """True when the frame starts no more calls. A copied context may keep it."""
+        """True once the frame starts no more calls. A copied context may keep the frame."""
 
     def client(self) -> Mapping[str, object]:
-        """Return the fields of the model that speaks to the provider: the frame's, or the one that it wraps."""
+        """Return the fields of the model that calls the provider: the frame's, or the one that it wraps."""
         fields: Mapping[str, object] = getattr(self._model, "__dict__", NOTHING)
         return getattr(fields.get("_wrapped_llm"), "__dict__", fields)
 
@@ -70,19 +71,19 @@ class Frame:
         raise NotImplementedError
 
     def adopt(self, call: Call) -> None:
-        """Take a call that is about to start, and is ended if an exception leaves the frame."""
+        """Take over a call that is about to start. It is ended if an exception leaves the frame."""
         raise NotImplementedError
 
     def release(self) -> None:
-        """Let go of the model. A context that was copied, or that a log record keeps, may outlive it."""
+        """Release the model. A copied context, or one that a log record keeps, may outlive it."""
         self.over = True
         self._model = None
 
     def enter(self, call: Call) -> None:
-        """Make the span of a call that has started current, if the frame is to ask the provider itself."""
+        """Make the span of a started call current, if the frame itself calls the provider."""
 
 
-# Not a key of OpenTelemetry's context: another instrumentation may attach a context that it has kept from before.
+# Not a key of OpenTelemetry's context: another instrumentation may attach a context that it saved earlier.
 _frame: Final[ContextVar[Frame | None]] = ContextVar("opentelemetry_instrumentation_modelforge.frame", default=None)
 
 
@@ -93,7 +94,7 @@ def current_frame() -> Frame | None:
 
 
 def frame_around() -> Frame | None:
-    """Return the frame that :func:`leave_frame` makes the innermost one again."""
+    """Return the frame for :func:`leave_frame` to restore."""
     return _frame.get()
 
 
@@ -103,9 +104,9 @@ def enter_frame(frame: Frame) -> None:
 
 
 def leave_frame(frame: Frame, around: Frame | None) -> None:
-    """Make ``around`` the innermost frame again, if ``frame`` is.
+    """Make ``around`` the innermost frame again, if ``frame`` is the innermost now.
 
-    Not by a token, which is lost if an interrupt comes before it is stored.
+    This needs no token, which is lost if an interrupt comes before it is stored.
     """
     if _frame.get() is frame:
         _frame.set(around)
@@ -118,7 +119,7 @@ def call_of(run_id: UUID) -> Call | None:
 
 
 class _GenerateFrame(Frame):
-    """A running ``generate`` or ``agenerate``: the calls it starts, one for each prompt."""
+    """A running ``generate`` or ``agenerate``, with the calls that it starts, one for each prompt."""
 
     __slots__ = ("_around", "_calls")
 
@@ -142,12 +143,12 @@ class _GenerateFrame(Frame):
         self.release()
 
     def release(self) -> None:
-        """Let go of the frame around, too."""
+        """Release the enclosing frame, too."""
         super().release()
         self._around = None
 
     def call_of(self, run_id: UUID) -> Call | None:
-        # LangChain passes the very object on, and comparing UUIDs takes several times as long.
+        # LangChain passes the same object on, and comparing UUIDs takes several times as long.
         for call in self._calls:
             if call.run_id is run_id:
                 return call
@@ -160,7 +161,7 @@ class _GenerateFrame(Frame):
 class _RequestFrame(Scope):
     """A running ``_generate_with_cache`` or ``_agenerate_with_cache``: one prompt on its way to the provider.
 
-    :param run_manager: LangChain's, by which the call of the run is found.
+    :param run_manager: LangChain's, which identifies the run's call.
     """
 
     __slots__ = ("_call",)
@@ -180,7 +181,7 @@ class _RequestFrame(Scope):
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         super().__exit__(kind, error, traceback)
         if error is not None and self._call is not None:
-            # Now, since the others of a batch may run on for long, and no callback hears of an interrupt.
+            # Now, because the other calls of a batch may run for long, and no callback receives an interrupt.
             self._call.fail(error)
 
     def end(self, result: Any) -> None:
@@ -191,9 +192,9 @@ class _RequestFrame(Scope):
 
 
 def _take_over(run_manager: Any, call: Call) -> None:
-    """Have ``call`` told of the run's chunks and end by this package alone, if no other handler wants to know.
+    """Let this package alone pass the run's chunks and end to ``call``, if no other handler needs them.
 
-    LangChain takes as long to ask a handler whether it streams, and to tell it of the end, as a call takes to begin.
+    LangChain takes as long to check whether a handler streams, and to notify it of the end, as a call takes to start.
     """
     if run_manager.handlers == [call.handler]:
         run_manager.handlers = []
@@ -218,7 +219,7 @@ def agenerate(wrapped: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
 
     @wraps(wrapped)
     async def agenerate(*args: P.args, **kwargs: P.kwargs) -> T:
-        # A task that is pending when its event loop is closed is destroyed, as a stream is dropped.
+        # A task that is pending when its event loop closes is destroyed, like a dropped stream.
         frame = _GenerateFrame(args[0] if args else None)
         with frame, frame:
             frame.start()
@@ -228,7 +229,7 @@ def agenerate(wrapped: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
 
 
 def generate_with_cache(wrapped: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap ``BaseChatModel._generate_with_cache``, which asks the provider unless the cache has the answer."""
+    """Wrap ``BaseChatModel._generate_with_cache``, which calls the provider unless the cache has the answer."""
 
     @wraps(wrapped)
     def _generate_with_cache(*args: Any, **kwargs: Any) -> Any:
@@ -243,7 +244,7 @@ def generate_with_cache(wrapped: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def agenerate_with_cache(wrapped: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Wrap ``BaseChatModel._agenerate_with_cache``, which asks the provider unless the cache has the answer."""
+    """Wrap ``BaseChatModel._agenerate_with_cache``, which calls the provider unless the cache has the answer."""
 
     @wraps(wrapped)
     async def _agenerate_with_cache(*args: Any, **kwargs: Any) -> Any:
@@ -258,7 +259,7 @@ def agenerate_with_cache(wrapped: Callable[..., Awaitable[Any]]) -> Callable[...
 
 
 def tap(place: Tap) -> Wrap:
-    """Return the wrapper of a function that is given the provider's answer as it came."""
+    """Return the wrapper for a function that receives the provider's raw answer."""
     position, keyword = place.position, place.keyword
     is_method = place.owner is not None
 

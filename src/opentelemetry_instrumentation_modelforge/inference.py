@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A call with a span, metrics and an event of its own. The only file that emits them."""
+"""A call with a span, metrics and an event of its own. Only this file emits them."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -40,10 +40,10 @@ _EMPTY: Final = Response()
 _UNREPORTED: Final = Usage()
 _FORGOTTEN: Final = Request(UUID(int=0), ())
 
-# As OpenTelemetry's suppress_instrumentation does, which an interrupt can keep from restoring the context.
+# The keys of OpenTelemetry's suppress_instrumentation, which an interrupt can keep from restoring the context.
 _SUPPRESSED: Final = {_SUPPRESS_INSTRUMENTATION_KEY: True, "suppress_instrumentation": True}
 
-# langchain-core marks an answer from its cache since it has this method (0.3.76).
+# langchain-core has marked answers from its cache since it gained this method (0.3.76).
 _CACHE_IS_MARKED: Final = hasattr(BaseChatModel, "_convert_cached_generations")
 
 _REQUEST_GUARD: Final = Guard("describing a request")
@@ -92,7 +92,7 @@ class Inference(Call):
         self._last_chunk_at = 0.0
         self._time_to_first_chunk: float | None = None
         self._stream_count: Iterator[int] = iter((1, -1))
-        """What the call still has to add to the number of active streams."""
+        """The changes that the call has yet to make to the number of active streams."""
         self._streaming = False
         """Whether the call is counted as a stream."""
         self._started = 0.0
@@ -100,7 +100,7 @@ class Inference(Call):
         self._span_context = INVALID_SPAN_CONTEXT
 
     def start(self) -> None:
-        """Open the call: its span, its context, and its place among the active streams."""
+        """Open the call: its span, its context, and its count as an active stream."""
         try:
             open_calls[id(self)] = self
             self._start()
@@ -141,7 +141,7 @@ class Inference(Call):
         self._metric_attributes = model.metric_attributes_of(request, caller)
 
     def chunk(self, chunk: object) -> None:
-        """Count one chunk: the time it came at, and that it came."""
+        """Count one chunk, and measure when it arrived."""
         if chunk is self._seen and chunk is not None:
             return
         self._seen = chunk
@@ -160,7 +160,7 @@ class Inference(Call):
             if self._model.every_chunk:
                 self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: self._chunks - 1})
         except Exception:
-            # Entered here, because entering the guard for every chunk would cost as much as the rest.
+            # Entered only here, because entering the guard for every chunk would cost as much as the rest.
             with _CHUNK_GUARD:
                 raise
 
@@ -175,7 +175,7 @@ class Inference(Call):
             self.span.add_event(EVENT_CHUNK, {MODELFORGE_CHUNK_INDEX: 0})
 
     def _open_stream(self) -> None:
-        # First, because an interrupt may come before or after the count. Closing the stream counts all that is left.
+        # Set first, because an interrupt may come before or after the count. Closing the stream counts the rest.
         self._streaming = True
         self._count_stream(islice(self._stream_count, 1))
 
@@ -261,7 +261,7 @@ class Inference(Call):
         if streaming:
             attributes.update(stream_attributes(self._chunks, self._time_to_first_chunk))
         if self._report.attributes:
-            # The findings of the instrumentation of the provider's client, where it is one that reports to us.
+            # The findings of the provider client's instrumentation, if it reports to us.
             attributes = {**self._report.attributes, **attributes}
         if recording:
             self.span.set_attributes(attributes)
@@ -284,10 +284,10 @@ class Inference(Call):
         outcome_attributes: Attributes,
         response: Response,
     ) -> None:
-        """Give the content to the span, the event and the completion hook, as far as each wants it."""
+        """Pass the content to the span, the event and the completion hook, as configured."""
         content = None
         if capture.wanted(recording=recording):
-            # A redact function that asks a model must not be asked about that call, too.
+            # A redact function that calls a model must not be called for that call, too.
             scope = Scope()
             with scope, scope:
                 scope.attach(Context({**get_current(), **_SUPPRESSED}))
@@ -338,9 +338,9 @@ def record_error(
     """Mark ``span`` as failed with ``error``: status, ``error.type`` and an exception event.
 
     :param secrets: the model's credentials.
-    :param handled: the exception that the application was handling before, which is not told.
+    :param handled: the exception that the application was handling before, which is not recorded.
     """
-    # First, because a strange exception may fail the description.
+    # Set first, because an unusual exception may make its description fail.
     span.set_status(StatusCode.ERROR)
     span.set_attribute(error_attributes.ERROR_TYPE, error_type(error))
     description = describe_error(error, secrets=secrets, full=telemetry.full_errors, handled=handled)
@@ -349,9 +349,9 @@ def record_error(
 
 
 def _is_internal(chunk: object) -> bool:
-    """Return whether only the model's own class sees a chunk, as where ``ChatOllama`` streams an ``invoke``.
+    """Return whether a chunk stays inside the model's own class, as when ``ChatOllama`` streams an ``invoke``.
 
-    LangChain gives a chunk that it hands on an id before it tells the callbacks.
+    LangChain assigns an id to each chunk that it passes on, before it notifies the callbacks.
     """
     message = getattr(chunk, "message", None)
     return message is not None and getattr(message, "id", None) is None

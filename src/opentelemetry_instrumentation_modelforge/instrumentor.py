@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""``ModelForgeInstrumentor``: options in, and the one table of what is patched."""
+"""``ModelForgeInstrumentor``, and the table of the functions that it patches."""
 
 import atexit
 import sys
@@ -30,8 +30,8 @@ class ModelForgeInstrumentor(BaseInstrumentor):
     default), a ``completion_hook`` of opentelemetry-util-genai (by default the one that
     ``OTEL_INSTRUMENTATION_GENAI_COMPLETION_HOOK`` names) and the options of
     :class:`~opentelemetry_instrumentation_modelforge.Configuration`. It imports neither ModelForge nor LangChain: they
-    are patched when the application imports ``modelforge.registry``, or at once if it has. ``uninstrument()`` restores
-    the original functions, and models handed out before record nothing from then on.
+    are patched when the application imports ``modelforge.registry``, or immediately if it already has.
+    ``uninstrument()`` restores the original functions, and models created before it record nothing from then on.
 
     :raises TypeError: from ``instrument()``, for an option that does not exist or a value of the wrong type.
     :raises ValueError: from ``instrument()``, for a bad value of the right type.
@@ -46,7 +46,7 @@ class ModelForgeInstrumentor(BaseInstrumentor):
         installation = self._installation
         return installation is not None and not installation.failed
 
-    # The base class notes here what `_installation` tells already, also after an installation that has failed.
+    # The base class sets this even after a failed installation, and `_installation` already holds the state.
     @_is_instrumented_by_opentelemetry.setter
     def _is_instrumented_by_opentelemetry(self, value: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         pass
@@ -59,7 +59,7 @@ class ModelForgeInstrumentor(BaseInstrumentor):
         destinations = {name: kwargs.pop(name, None) for name in _DESTINATIONS}
         installation = _Installation(check_keywords(kwargs, _DESTINATIONS), destinations)
         with _lock:
-            # Two threads may call instrument() at once.
+            # Two threads may call instrument() at the same time.
             if not self._is_instrumented_by_opentelemetry:
                 type(self)._installation = installation
         REGISTRY_IMPORT.set(_install)
@@ -88,12 +88,12 @@ class _Installation:
         self._keywords = keywords
         self._destinations = destinations
         self._undo: list[Callable[[], object]] = []
-        """What undoes each thing that was done, the last first."""
+        """The functions that undo the completed steps, called in reverse order."""
         self._begun = False
         self.failed = False
 
     def install(self, module: ModuleType) -> None:
-        """Put the patches in place, now that ``module``, the registry's, has been imported."""
+        """Apply the patches, now that ``module``, the registry's module, has been imported."""
         from .otel_utils import Guard
 
         with _lock:
@@ -106,7 +106,7 @@ class _Installation:
         with _lock:
             self.failed = True
             self.undo()
-            # The next import of ModelForge tries again, as the next instrument() does.
+            # The next import of ModelForge tries again, and so does the next instrument().
             self._begun = False
 
     def _install(self, module: ModuleType) -> None:
@@ -119,10 +119,10 @@ class _Installation:
         telemetry = Telemetry(configuration, **self._destinations)
         table = list(_patches(module))
         with _lock:
-            # An uninstrument() in another thread may have come in between.
+            # Another thread may have called uninstrument() in the meantime.
             if ModelForgeInstrumentor._installation is not self:  # pyright: ignore[reportPrivateUsage]
                 return
-            # After the SDK's own handler, so that it runs before it: a stream open at exit is still exported.
+            # Registered after the SDK's own handler, it runs before it: a stream open at exit is still exported.
             atexit.register(abandon_open_calls)
             self._undo.append(partial(atexit.unregister, abandon_open_calls))
             for owner, name, wrap in table:
@@ -131,21 +131,21 @@ class _Installation:
             set_active_telemetry(telemetry)
 
     def undo(self) -> None:
-        """Restore the original functions, with the lock held. Models handed out before record nothing from now on."""
+        """Restore the original functions, with the lock held. Models created before record nothing from now on."""
         while self._undo:
             self._undo.pop()()
 
 
 def _patches(registry_module: ModuleType) -> Iterator[tuple[type | ModuleType, str, Wrap]]:
-    """Yield the table of what is patched: the owner, the function's name, and how it is wrapped."""
+    """Yield each function to patch: its owner, its name, and how it is wrapped."""
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
     from langchain_core.language_models.chat_models import BaseChatModel
 
     from . import callback, execution, registry, streaming
     from .providers import PROVIDERS
 
-    # The public class is wrapped with wrapt. LangChain's functions run in every call, where a plain wrapper costs half
-    # as much, and it stays in place when another instrumentation removes the outermost wrapt proxy.
+    # The public class is wrapped with wrapt. LangChain's functions run in every call and get plain wrappers, which cost
+    # half as much and stay in place when another instrumentation removes the outermost wrapt proxy.
     forge = registry_module.ModelForgeRegistry
     table: tuple[tuple[type, str, Wrap], ...] = (
         (forge, "__init__", with_wrapt(registry.init)),

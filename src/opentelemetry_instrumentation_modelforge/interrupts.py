@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 def safely(produce: Callable[[], _T], default: _T) -> _T:
-    """Return what ``produce`` returns, or ``default`` if it raises an exception that is no interrupt."""
+    """Return what ``produce`` returns, or ``default`` if it raises an exception that is not an interrupt."""
     try:
         return produce()
     except Exception as error:
@@ -23,7 +23,7 @@ def safely(produce: Callable[[], _T], default: _T) -> _T:
 
 
 def is_from_signal_handler(traceback: TracebackType | None) -> bool:
-    """Return whether a handler of :mod:`signal` raised what has this traceback, as Celery's time limits do."""
+    """Return whether a :mod:`signal` handler raised the exception with this traceback, as Celery's time limits do."""
     frames: set[CodeType] = set()
     while traceback is not None:
         frames.add(traceback.tb_frame.f_code)
@@ -50,5 +50,5 @@ def _codes_of(handler: object) -> Iterator[CodeType]:
 def _member(value: object, name: str) -> object:
     try:
         return getattr(value, name, None)
-    except Exception:  # noqa: BLE001 - any class can be a signal handler's.
+    except Exception:  # noqa: BLE001 - a signal handler can be of any class.
         return None

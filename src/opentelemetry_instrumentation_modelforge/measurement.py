@@ -3,13 +3,13 @@
 
 """Instruments whose measurements wait for a collection, so that no call waits for aggregation.
 
-The SDK takes several times as long to aggregate one measurement as everything else that a chunk of a stream costs. A
+Aggregating one measurement in the SDK takes several times as long as everything else done for a chunk of a stream. A
 call has four measurements and a stream one more for each chunk. The SDK's readers collect in a thread of their own, or
-at a scrape, and ask asynchronous instruments for their values before they look at the others. That is when this module
-records the measurements that wait.
+at a scrape, and call asynchronous instruments before they read the others. That is when this module records the waiting
+measurements.
 
 At most 1 MiB waits in a process, of which one open stream holds at most 64 KiB. When the queue is full, the caller
-records the oldest measurement in place.
+records the oldest measurement itself.
 """
 
 import os
@@ -33,13 +33,13 @@ Record = Callable[[float, Attributes, Context], None]
 """The ``record`` of a histogram, or the ``add`` of a counter."""
 
 MOST_WAITING: Final = 2048
-"""Measurements of calls that wait at the same time: 350 bytes each where every one brings a span's context."""
+"""The maximum number of waiting measurements of calls: 350 bytes each if every one has a span context."""
 MOST_BLOCKS: Final = 448
-"""Blocks of streams' measurements that wait at the same time."""
+"""The maximum number of waiting blocks of streams' measurements."""
 MOST_BLOCKS_OF_STREAM: Final = 96
-"""Blocks of one stream that wait at the same time."""
+"""The maximum number of waiting blocks of one stream."""
 BLOCK: Final = 32
-"""Measurements in a block, which takes 670 bytes with the span's context."""
+"""Measurements in a block, which takes 670 bytes with the span context."""
 
 _RECORD_GUARD: Final = Guard("recording a measurement")
 _HOOK_GUARD: Final = Guard("registering for collections")
@@ -57,16 +57,16 @@ if hasattr(os, "register_at_fork"):
 
 
 class Collections:
-    """Whether the readers of one meter provider tell this module when they collect."""
+    """A record of whether the readers of one meter provider notify this module when they collect."""
 
     __slots__ = ("told",)
 
     def __init__(self, meter_provider: MeterProvider, meter: Meter) -> None:
-        # The SDK's readers collect, and once more at shutdown. Any other provider must have collected before anything
-        # waits for it.
+        # The SDK's readers collect, and do so once more at shutdown. Any other provider must have collected before
+        # measurements wait for it.
         self.told = type(meter_provider).__module__.startswith("opentelemetry.sdk.metrics")
         with _HOOK_GUARD:
-            # OpenTelemetry has no other way to learn of a collection. The gauge observes nothing, so no such metric
+            # OpenTelemetry has no other way to detect a collection. The gauge observes nothing, so no such metric
             # appears. The SDK keeps the first gauge of a name, which serves all.
             meter.create_observable_gauge("modelforge.client.measurements", [self._collect])
 
@@ -77,7 +77,7 @@ class Collections:
 
 
 def record_waiting() -> None:
-    """Record all that waits, also for other providers. Measurements that come meanwhile wait for the next time."""
+    """Record all waiting measurements, of all providers. Those added in the meantime wait for the next time."""
     global _last_collection  # noqa: PLW0603
     _last_collection = object()
     for _ in range(len(_blocks)):
@@ -103,7 +103,7 @@ def _record_waiting_calls() -> None:
             context = _exemplar_context(span) if id(measurement) in exemplars else _NO_SPAN
             instrument.record_now(value, attributes, context)
     finally:
-        # Also after an interrupt, because what is missing in a sum is missing for good.
+        # Also after an interrupt, because a value missing from a sum is lost for good.
         for (instrument, _), (value, attributes, span) in sums.items():
             instrument.record_now(value, attributes, _exemplar_context(span))
 
@@ -111,7 +111,7 @@ def _record_waiting_calls() -> None:
 def _last_of_each_bucket() -> set[int]:
     """Return the ids of the waiting measurements that become exemplars.
 
-    A histogram keeps the last exemplar of each bucket, and the SDK takes a sixth of its time to look at the others.
+    A histogram keeps the last exemplar of each bucket, and the SDK spends a sixth of its time on the others.
     """
     try:
         waiting = tuple(_waiting)
@@ -126,12 +126,12 @@ def _last_of_each_bucket() -> set[int]:
 
 
 class Instrument:
-    """An instrument whose measurements wait.
+    """An instrument whose measurements wait for a collection.
 
-    :param record: the method of OpenTelemetry's instrument that takes a measurement.
+    :param record: the method of OpenTelemetry's instrument that records a measurement.
     :param boundaries: the upper bounds of a histogram's buckets.
-    :param is_sum: whether the instrument adds its measurements up, so that one may stand for all that wait. Those with
-        the same attributes object are added up.
+    :param is_sum: whether the instrument adds its measurements up, so that one can replace all waiting measurements
+        with the same attributes object.
     """
 
     __slots__ = ("_collections", "_record", "boundaries", "is_sum")
@@ -145,10 +145,10 @@ class Instrument:
         self._collections = collections
 
     def record(self, value: float, attributes: Attributes, span: SpanContext) -> None:
-        """Have ``value`` recorded at the next collection, or now if there may be none.
+        """Record ``value`` at the next collection, or now if there may be none.
 
         :param attributes: kept, so they must not change.
-        :param span: the span by which an exemplar finds its trace; the span itself is not kept.
+        :param span: the context of the span that an exemplar refers to; the span itself is not kept.
         """
         if not self._collections.told:
             self.record_now(value, attributes, _exemplar_context(span))
@@ -158,7 +158,7 @@ class Instrument:
         _waiting.append((self, value, attributes, span))
 
     def record_each(self, values: Iterator[float], attributes: Attributes, span: SpanContext) -> None:
-        """Take all ``values`` and have them recorded.
+        """Consume ``values`` and record each, as :meth:`record` does.
 
         An interrupt that comes while measurements wait leaves each value either in ``values`` or recorded.
         """
@@ -176,20 +176,20 @@ class Instrument:
         return Series(self, self._collections, attributes, span)
 
     def record_now(self, value: float, attributes: Attributes, context: Context) -> None:
-        """Record ``value`` in place.
+        """Record ``value`` immediately.
 
-        :param context: the context that an exemplar finds its span in.
+        :param context: the context that contains an exemplar's span.
         """
         try:
             self._record(value, attributes, context)
         except Exception:
-            # Entered here, because entering the guard takes as long as a part of the record.
+            # Entered only here, because entering the guard would slow down every record.
             with _RECORD_GUARD:
                 raise
 
 
 class Series:
-    """The measurements of one open stream, which differ in nothing but their value."""
+    """The measurements of one open stream, which differ only in their values."""
 
     __slots__ = ("_attributes", "_collections", "_instrument", "_last_collection", "_span", "_values", "_waiting")
 
@@ -205,13 +205,13 @@ class Series:
         self._last_collection = _last_collection
 
     def record(self, value: float) -> None:
-        """Have ``value`` recorded at the collection after the series is closed, or after its block is full."""
+        """Record ``value`` at the collection after the series is closed, or after its block is full."""
         self._values.append(value)
         if len(self._values) >= BLOCK:
             self.close()
 
     def close(self) -> None:
-        """Let the values that are left wait for the next collection, unless too many blocks of this series wait."""
+        """Queue the remaining values for the next collection, unless too many blocks of this series wait."""
         if not self._values:
             return
         block = (self._instrument, self._values, self._attributes, self._span)
@@ -249,7 +249,7 @@ def _record_block(instrument: Instrument, values: "array[float]", attributes: At
 
 
 _NO_VALUES: Final = Context()
-# An empty context would stand for the current one.
+# An empty context would mean the current one.
 _NO_SPAN: Final = set_span_in_context(INVALID_SPAN, _NO_VALUES)
 
 

@@ -38,7 +38,7 @@ from .values import encodable, mapping, text
 
 Attributes = Mapping[str, AttributeValue]
 
-# ModelForge's names where the GenAI conventions have another one. The rest are the same or have none.
+# ModelForge's names for which the GenAI conventions have another one. The rest are the same or have no equivalent.
 _WELL_KNOWN_PROVIDERS: Final = {
     "google": "gcp.gemini",
     "google_genai": "gcp.gemini",
@@ -65,14 +65,14 @@ _WELL_KNOWN_PROVIDERS: Final = {
 
 _SHORTEST_KEY: Final = 16
 
-# An application may send any number of names, and a provider may answer with any number.
+# An application may send any number of names, and a provider may return any number.
 _MOST_VARIANTS: Final = 32
 
 _RATES_GUARD: Final = Guard("resolving a model's price")
 
 
 def provider_name(provider: str) -> str:
-    """Return the GenAI conventions' value of ``gen_ai.provider.name`` for ModelForge's provider, else its own name."""
+    """Return the GenAI conventions' ``gen_ai.provider.name`` for ModelForge's provider, else ModelForge's own name."""
     return _WELL_KNOWN_PROVIDERS.get(provider.lower().replace("-", "_"), provider)
 
 
@@ -81,17 +81,17 @@ class ModelIdentity:
     """The names of a model and of its server. It can be pickled, and compares by value."""
 
     provider: str
-    """ModelForge's name of the provider."""
+    """ModelForge's name for the provider."""
     model: str
-    """ModelForge's alias of the model."""
+    """ModelForge's alias for the model."""
     llm_type: str | None = None
-    """ModelForge's type of client: ``openai_compatible``, ``ollama``, ``google_genai`` or ``github_copilot``."""
+    """ModelForge's client type: ``openai_compatible``, ``ollama``, ``google_genai`` or ``github_copilot``."""
     api_model: str = ""
     """The name sent to the API."""
     server_address: str | None = None
     server_port: int | None = None
     base_url: str | None = field(default=None, repr=False)
-    """As configured. It may hold credentials, so it is never emitted."""
+    """As configured. It may contain credentials, so it is never emitted."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
     """The model's own credentials, which are removed from every text."""
 
@@ -109,7 +109,7 @@ class ModelIdentity:
         return cls(provider, model, llm_type, api_model, server_address, server_port, base_url, secrets)
 
     def of_client(self, client: object) -> Self:
-        """Return this identity with the server and the credentials that the built client really uses.
+        """Return this identity with the server and the credentials that the built client actually uses.
 
         :param client: the LangChain model that calls the provider.
         """
@@ -123,7 +123,7 @@ class ModelIdentity:
     def attributes(self) -> dict[str, AttributeValue]:
         """Return the attributes of the ``get_llm`` span.
 
-        The name sent to the API is not ``gen_ai.request.model`` there: backends take a span with that attribute for a
+        The name sent to the API is not ``gen_ai.request.model`` there: backends treat a span with that attribute as a
         model call.
         """
         attributes = self.modelforge_attributes() | self.inference_attributes()
@@ -131,13 +131,13 @@ class ModelIdentity:
         return attributes
 
     def modelforge_attributes(self) -> dict[str, AttributeValue]:
-        """Return ModelForge's own names."""
+        """Return the attributes with ModelForge's own names."""
         return self._told(
             {MODELFORGE_PROVIDER: self.provider, MODELFORGE_MODEL: self.model, MODELFORGE_LLM_TYPE: self.llm_type}
         )
 
     def inference_attributes(self) -> dict[str, AttributeValue]:
-        """Return the conventions' attributes, which are low enough in cardinality for metrics."""
+        """Return the conventions' attributes, whose cardinality is low enough for metrics."""
         return self._told(
             {
                 gen_ai.GEN_AI_PROVIDER_NAME: provider_name(self.provider),
@@ -148,8 +148,8 @@ class ModelIdentity:
         )
 
     def _told(self, values: Mapping[str, str | int | None]) -> dict[str, AttributeValue]:
-        # Somebody may have typed a key in place of a name. A placeholder for one, as servers without keys are given,
-        # may be a name.
+        # A key may have been entered in place of a name. A short one may be a placeholder for a server without keys,
+        # and equal to a real name.
         secrets = tuple(secret for secret in self.secrets if len(secret) >= _SHORTEST_KEY)
         return {
             name: without_credentials(value, secrets) if isinstance(value, str) else value
@@ -158,7 +158,7 @@ class ModelIdentity:
         }
 
     def __reduce__(self) -> tuple[type[Self], tuple[str | int | None, ...]]:
-        # A pickle travels, and must not carry credentials.
+        # A pickle may leave the process, so it must not contain credentials.
         names = (self.provider, self.model, self.llm_type, self.api_model, self.server_address, self.server_port)
         return type(self), names
 
@@ -180,7 +180,7 @@ class Model:
     :param identity: its names.
     :param created_by: the ``get_llm`` span, which every call links to.
     :param pricing: the models.dev metadata of the model.
-    :param block: attributes for every call, over those of the configuration.
+    :param block: attributes for every call, which override the configuration's.
     :param operation: the conventions' operation name.
     """
 
@@ -244,7 +244,7 @@ class Model:
         self._variants: dict[tuple[str, str], Model] = {}
 
     def price(self, response: Response) -> float | None:
-        """Return the cost of a call with this response, in US dollars; None where it is unknown or switched off."""
+        """Return the cost of a call with this response, in US dollars; None if it is unknown or switched off."""
         if not self.telemetry.configuration.cost or response.cached:
             return None
         if response.cost is not None:
@@ -258,7 +258,7 @@ class Model:
         return None if self.reference_rates is None else self.reference_rates.price(usage)
 
     def copied_attributes(self, request: Request, caller: Context) -> dict[str, AttributeValue]:
-        """Return the attributes that the blocks around the call and the options copy onto the model span."""
+        """Return the attributes that the enclosing blocks and the options copy onto the model span."""
         configuration = self.telemetry.configuration
         return {
             **current_block(caller).spans,
@@ -267,7 +267,7 @@ class Model:
         }
 
     def metric_attributes_of(self, request: Request, caller: Context) -> Attributes:
-        """Return the attributes of a call's metrics: the same object for equal ones, as they wait with measurements."""
+        """Return the attributes of a call's metrics. Equal ones share an object, since waiting measurements hold it."""
         configuration = self.telemetry.configuration
         block = current_block(caller)
         if not (block.metrics or configuration.metric_baggage_keys or configuration.metric_metadata_keys):
@@ -288,11 +288,11 @@ class Model:
     def metric_attribute_sets(self, base: Attributes, response_model: str | None) -> MetricAttributes:
         """Return the attributes of a call's metrics.
 
-        :param base: the call's own, of :meth:`metric_attributes_of`.
+        :param base: the call's own, from :meth:`metric_attributes_of`.
         :param response_model: the model that answered.
         """
         found = self._metric_attribute_sets.get((id(base), response_model))
-        # An id may be that of an object that is gone.
+        # The id may be that of an object that no longer exists.
         if found is None or found.base is not base:
             found = _metric_attribute_sets(base, response_model)
             if len(self._metric_attribute_sets) < _MOST_VARIANTS:
@@ -300,7 +300,7 @@ class Model:
         return found
 
     def variant(self, operation: str, api_model: str | None) -> "Model":
-        """Return this model for the calls that send another model name or do another operation."""
+        """Return the variant of this model for calls with another model name or another operation."""
         api_model = api_model or self.identity.api_model
         if api_model == self.identity.api_model and operation == self.operation:
             return self
@@ -332,7 +332,7 @@ class Model:
 
 
 def baggage_attributes(keys: Sequence[str], context: Context | None = None) -> dict[str, AttributeValue]:
-    """Return the baggage entries of these names in ``context``, or in the current one, as attributes."""
+    """Return the baggage entries with these names in ``context``, or in the current one, as attributes."""
     return {key: encodable(str(value)) for key in keys if (value := get_baggage(key, context)) is not None}
 
 
@@ -347,7 +347,7 @@ def _metric_attribute_sets(base: Attributes, response_model: str | None) -> Metr
 
 
 def _configured_secrets(provider: str, provider_data: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the credentials that ModelForge would use, for a ``get_llm`` that fails before there is a client."""
+    """Return the credentials that ModelForge would use, for a ``get_llm`` that fails before a client exists."""
     stored = mapping(provider_data.get("auth_data"))
     prefix = f"MODELFORGE_{provider.upper().replace('-', '_')}_"
     return worth_hiding(

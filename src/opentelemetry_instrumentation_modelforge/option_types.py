@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an option accepts: the types of options, with the checks and the texts that go with each."""
+"""The types of options, each with its check, its parser and a description of what it accepts."""
 
 import reprlib
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ class OptionType(Generic[T]):
     """The type of an option.
 
     ``check`` returns the value, or raises TypeError for a wrong type and ValueError for a bad value of the right one.
-    ``parse`` turns the text of an environment variable into a value for ``check``, and passes on what it cannot read.
+    ``parse`` converts the text of an environment variable for ``check``, and returns what it cannot parse unchanged.
     """
 
     accepts: str
@@ -57,7 +57,7 @@ def _parse_length(text: str) -> object:
 def _check_text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{shown(value)} is not a string")
-    # A lone surrogate, as from an environment that is not UTF-8, fails the export of a whole batch.
+    # A lone surrogate, for example from a non-UTF-8 environment, makes the export of a whole batch fail.
     value.encode()
     return value
 
@@ -85,16 +85,16 @@ def _check_scalar(value: object) -> str | bool | int | float:
         return _check_text(value)
     if not isinstance(value, (bool, int, float)):
         raise TypeError(f"{shown(value)} is none of these")
-    # OTLP's integers have 64 bits: a longer one fails the export of a whole batch.
+    # OTLP's integers have 64 bits: a longer one makes the export of a whole batch fail.
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError("an integer has more than 64 bits")
     return value
 
 
 def check_attribute(value: object) -> AttributeValue:
-    """Return ``value`` if it can be the value of an attribute, a list as a tuple.
+    """Return ``value`` if it is a valid attribute value, with a list converted to a tuple.
 
-    :raises TypeError: if it is of another type, or a list of several types.
+    :raises TypeError: if it is of another type, or a list of mixed types.
     :raises ValueError: if it cannot be exported.
     """
     if not isinstance(value, (list, tuple)):
@@ -113,12 +113,12 @@ def check_attributes(value: object) -> Mapping[str, AttributeValue]:
     """
     if not isinstance(value, Mapping):
         raise TypeError
-    # A plain dict, because a MappingProxyType cannot be pickled or deep-copied with the model that carries this.
+    # A plain dict, because a MappingProxyType cannot be pickled or deep-copied with the model that holds it.
     return {_check_key(key): check_attribute(item) for key, item in cast("Mapping[object, object]", value).items()}
 
 
 def _parse_attributes(text: str) -> object:
-    """Read the format of ``OTEL_RESOURCE_ATTRIBUTES``: percent-encoded, and one error discards all of it."""
+    """Parse the format of ``OTEL_RESOURCE_ATTRIBUTES``: percent-encoded, and one error discards the whole value."""
     attributes: dict[str, str] = {}
     for pair in text.split(","):
         key, equals, value = pair.partition("=")
@@ -148,7 +148,7 @@ def choice(*values: str) -> OptionType[str]:
 
 
 def function(of: str) -> OptionType[object]:
-    """Return the type of an option that takes a function, which only code can give."""
+    """Return the type of an option that takes a function, which only code can pass."""
 
     def check(value: object) -> object:
         if value is not None and not callable(value):
@@ -173,13 +173,13 @@ COST: Final = OptionType(
 
 
 class _Repr(reprlib.Repr):
-    """The shortened text of a value, in which no string at any depth is a credential."""
+    """A ``repr`` that shortens a value and redacts credentials at any depth."""
 
     def repr1(self, x: Any, level: int) -> str:
-        # Imported here because only a mistake needs it, and every instrumented process imports this module.
+        # Imported here because only an error message needs it, and every instrumented process imports this module.
         from .redaction import REDACTED, looks_like_credential
 
-        # The whole text tells a credential from another word; the shortened text does not.
+        # A credential can be recognized only in the whole text, not in the shortened one.
         return REDACTED if isinstance(x, str) and looks_like_credential(x) else super().repr1(x, level)
 
 
@@ -189,19 +189,19 @@ _repr.maxstring = _repr.maxother = 80
 
 
 def shown(value: Any) -> str:
-    """Return ``value`` as a message can show it: on one line, at most 200 characters, and without credentials."""
+    """Return ``value`` as text for a message: one line of at most 200 characters, without credentials."""
     from .message_redaction import without_secrets
 
     try:
         text = _repr.repr(value)
-    except Exception:  # noqa: BLE001 - an integer of more than 4,300 digits has no text.
+    except Exception:  # noqa: BLE001 - an integer of more than 4,300 digits has no repr.
         text = f"<{type(value).__name__}>"
     text = without_secrets(text)
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def shown_pair(name: str, value: object) -> str:
-    """Return an entry that is no option as a message can show it: its name may say that its value is a credential."""
+    """Return an unknown entry as text for a message. Its name may show that its value is a credential."""
     from .message_redaction import without_secrets
 
     return without_secrets(f"{shown(name)}={shown(value)}")

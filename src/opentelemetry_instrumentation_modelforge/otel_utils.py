@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether OpenTelemetry records, and the one guard that keeps a telemetry fault out of the application."""
+"""The check whether OpenTelemetry records, and the guard that keeps telemetry faults out of the application."""
 
 from logging import DEBUG, WARNING, getLogger
 from os import environ
@@ -29,10 +29,10 @@ _API_PACKAGES: Final = ("opentelemetry.trace", "opentelemetry.metrics")
 def is_otel_available(
     tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
 ) -> bool:
-    """Return whether someone records what this package emits.
+    """Return whether the telemetry of this package is recorded.
 
     False without an SDK, with the API's no-op or proxy providers alone, and with ``OTEL_SDK_DISABLED=true``
-    (OpenTelemetry's environment variable specification). A provider that is not given is the global one.
+    (OpenTelemetry's environment variable specification). A provider that is not given defaults to the global one.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
@@ -40,7 +40,7 @@ def is_otel_available(
 
 
 def _records(provider: TracerProvider | MeterProvider) -> bool:
-    # The API's own classes are all no-ops or stand-ins for a provider that has not come yet.
+    # The API's own classes are all no-ops or stand-ins for a provider that has not been set yet.
     return not type(provider).__module__.startswith(_API_PACKAGES)
 
 
@@ -48,7 +48,7 @@ _tracers: Final[list[tuple[TracerProvider, Tracer]]] = []
 
 
 def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
-    """Return this package's tracer from ``tracer_provider``, or from the global one, also if that is set later."""
+    """Return this package's tracer from ``tracer_provider``, or from the global one, even if that is set later."""
     tracer_provider = tracer_provider or get_tracer_provider()
     # A list, because a provider need not be hashable.
     for provider, tracer in _tracers:
@@ -63,10 +63,10 @@ def get_tracer(tracer_provider: TracerProvider | None = None) -> Tracer:
 class Guard:
     """Context manager that swallows and logs an :class:`Exception` of the telemetry code inside it.
 
-    One instance stands for one site. Its first fault is logged at WARNING, later ones at DEBUG, each with its stack.
-    The fault's own text is left out, since the ``KeyError`` of a user's hook may quote the prompt. What is no
-    ``Exception`` (``KeyboardInterrupt``, ``CancelledError``, ``GeneratorExit``) passes, and so does what a signal
-    handler raises (Celery's ``SoftTimeLimitExceeded``). The application's own calls do not belong inside.
+    Each instance belongs to one site. Its first fault is logged at WARNING, later ones at DEBUG, each with its stack.
+    The fault's own text is left out, since the ``KeyError`` of a user's hook may quote the prompt. Anything that is not
+    an ``Exception`` (``KeyboardInterrupt``, ``CancelledError``, ``GeneratorExit``) passes, and so does an exception
+    from a signal handler (Celery's ``SoftTimeLimitExceeded``). The application's own calls do not belong inside.
     """
 
     __slots__ = ("_reported", "_site")

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What this package instruments."""
+"""The library that this package instruments."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One patch and how it is undone, and the hook that waits for a module to be imported."""
+"""Patches that can be undone, and the hook that waits for a module to be imported."""
 
 import sys
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def with_wrapt(wrapper: Callable[..., Any]) -> Wrap:
-    """Return a :data:`Wrap` that makes a wrapt proxy, which keeps the original's signature and identity.
+    """Return a :data:`Wrap` that creates a wrapt proxy, which keeps the original's signature and identity.
 
     :param wrapper: wrapt's wrapper, a function of ``wrapped, instance, args, kwargs``.
     """
@@ -25,7 +25,7 @@ def with_wrapt(wrapper: Callable[..., Any]) -> Wrap:
 
 
 class Patch:
-    """One function replaced, on a class or in a module."""
+    """One replaced function of a class or a module."""
 
     __slots__ = ("_name", "_original", "_owner", "_wrapper")
 
@@ -46,24 +46,24 @@ class Patch:
             outer.__wrapped__ = self._wrapper
 
     def undo(self) -> None:
-        """Put the original back, also below wrappers that others have added since."""
+        """Restore the original, even below wrappers that others have added since."""
         outer = vars(self._owner).get(self._name)
         if outer is self._wrapper:
             setattr(self._owner, self._name, self._original)
             return
         while (inner := getattr(outer, "__wrapped__", None)) is not None:
             if inner is self._wrapper:
-                # A wrapt proxy calls this attribute. Any other wrapper goes on calling ours, which now only calls on.
+                # A wrapt proxy calls this attribute. Any other wrapper keeps calling ours, now a pass-through.
                 outer.__wrapped__ = self._original  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
                 return
             outer = inner
 
 
 class ImportHook:
-    """Calls a function with a module as soon as the module is imported, and at once if it is imported already.
+    """A hook that calls a function with a module as soon as the module is imported, or immediately if it already is.
 
-    It holds no lock while it runs or waits: a thread that imports holds the import system's lock for that module, and
-    may wait for any other.
+    It holds no lock while it runs or waits: an importing thread holds the import system's lock for that module, and may
+    wait for any other lock.
     """
 
     def __init__(self, name: str) -> None:
@@ -76,7 +76,7 @@ class ImportHook:
         """Call ``function`` now if the module is imported, else when it is."""
         self._function = function
         if self.name in sys.modules:
-            # Where another thread is still importing the module, this waits for that thread. A thread that is itself
+            # If another thread is still importing the module, this waits for that thread. A thread that is itself
             # in the middle of the import gets the unfinished module, and the registered hook, if any, does the rest.
             module = import_module(self.name)
             if not getattr(module.__spec__, "_initializing", False):
@@ -98,7 +98,7 @@ class ImportHook:
 
     def _on_import(self, module: ModuleType) -> None:
         self._registered = False
-        # wrapt calls the hook at once if another thread has begun the import since the check above.
+        # wrapt calls the hook immediately if another thread has begun the import since the check above.
         if self._registering == get_ident():
             module = import_module(self.name)
         if self._function is not None:
@@ -106,4 +106,4 @@ class ImportHook:
 
 
 REGISTRY_IMPORT: Final = ImportHook("modelforge.registry")
-"""The import of the module that has ``ModelForgeRegistry``."""
+"""The import of the module that defines ``ModelForgeRegistry``."""

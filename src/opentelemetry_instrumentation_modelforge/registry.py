@@ -47,7 +47,7 @@ class _GetLLM(Scope):
         self._span: Span = INVALID_SPAN
         self._ended = False
         self._handled = exception()
-        """The exception that the application is handling, which is not ours to tell."""
+        """The exception that the application was already handling, which is not recorded."""
         self.registry = registry
         self.identity: ModelIdentity | None = None
 
@@ -55,7 +55,7 @@ class _GetLLM(Scope):
         """Start the span, and make it current.
 
         :param args: the positional arguments of ``get_llm``.
-        :param kwargs: its keywords.
+        :param kwargs: its keyword arguments.
         """
         configuration = self._telemetry.configuration
         attributes: dict[str, AttributeValue] = {**configuration.attributes, **self._block.spans}
@@ -69,7 +69,7 @@ class _GetLLM(Scope):
         self.attach(Context({**set_span_in_context(self._span), _GET_LLM_KEY: self}))
 
     def resolve(self, llm: object) -> None:
-        """Complete the model with what the built client tells, and describe it on the span."""
+        """Complete the model's identity from the built client, and record on the span whether ``llm`` is enhanced."""
         with _RESOLVE_GUARD:
             if self.identity is not None and (client := _client(llm)) is not None:
                 self.identity = self.identity.of_client(client)
@@ -86,7 +86,7 @@ class _GetLLM(Scope):
         if self._telemetry.configuration.stream_usage:
             provider_of(self.identity.llm_type).request_stream_usage(client)
         for model in {id(model): model for model in (client, llm) if model is not None}.values():
-            # Past pydantic, and past EnhancedLLM, whose setter would only reach the model it wraps.
+            # Bypasses pydantic, and EnhancedLLM, whose setter would only reach the model it wraps.
             vars(model)["callbacks"] = _with_callback(model.callbacks, callback)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -117,7 +117,7 @@ def _running_get_llm() -> _GetLLM | None:
 def init(wrapped: Callable[..., None], instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Wrap ``ModelForgeRegistry.__init__``.
 
-    The registry keeps the attributes of the block around it. Whether OpenTelemetry records is learned here, before a
+    The registry keeps the attributes of the enclosing block. Whether OpenTelemetry records is determined here, before a
     ``get_llm`` is timed.
     """
     wrapped(*args, **kwargs)
@@ -152,7 +152,7 @@ def get_llm(wrapped: Callable[..., Any], instance: object, args: tuple[Any, ...]
     if instance is None and args:
         # Called as a plain function, by a wrapper that took it out of the class.
         instance, *arguments = args
-    # A wrapper on top may have kept ours alive through an uninstrument() and an instrument(), and then ours runs twice.
+    # An outer wrapper may have kept ours alive across an uninstrument() and an instrument(), so that ours runs twice.
     if telemetry is None or (outer is not None and outer.registry is instance) or not is_instrumentation_enabled():
         return wrapped(*args, **kwargs)
     running = _GetLLM(telemetry, instance)
@@ -161,7 +161,7 @@ def get_llm(wrapped: Callable[..., Any], instance: object, args: tuple[Any, ...]
             running.start(arguments, kwargs)
         llm = wrapped(*args, **kwargs)
         running.resolve(llm)
-    # After the span's end, because get_llm itself does not look for a price.
+    # After the span's end, because get_llm itself does not look up a price.
     if _is_model(llm):
         with _INJECT_GUARD:
             running.instrument_model(llm)
@@ -174,7 +174,7 @@ def _is_model(llm: object) -> TypeGuard[BaseChatModel]:
 
 
 def _client(llm: object) -> BaseChatModel | None:
-    """Return the model that speaks to the provider: ``llm`` itself, or what an ``EnhancedLLM`` wraps."""
+    """Return the model that calls the provider: ``llm`` itself, or the one that an ``EnhancedLLM`` wraps."""
     client = vars(llm).get("_wrapped_llm", llm) if _is_model(llm) else None
     return client if _is_model(client) else None
 
@@ -188,7 +188,7 @@ def _is_enhanced(llm: object) -> bool:
 def _with_callback(
     callbacks: object, callback: OpenTelemetryCallback
 ) -> list[BaseCallbackHandler] | BaseCallbackManager:
-    """Return ``callbacks`` with ``callback`` first, so that it describes the call if the user gave one too."""
+    """Return ``callbacks`` with ``callback`` first, which then records the call even if the user gave one too."""
     if isinstance(callbacks, BaseCallbackManager):
         manager = callbacks.copy()
         manager.handlers = [callback, *_others(callbacks.handlers)]
@@ -197,5 +197,5 @@ def _with_callback(
 
 
 def _others(handlers: Iterable[BaseCallbackHandler]) -> list[BaseCallbackHandler]:
-    # A registry that hands out one object twice has injected before.
+    # A registry that returns the same object twice has already injected one.
     return [handler for handler in handlers if not (isinstance(handler, OpenTelemetryCallback) and handler.injected)]

@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A part of the application's work with a context of its own, which no interrupt leaves current.
+"""A scope of code with a context of its own, which no interrupt leaves current.
 
 An interrupt (``KeyboardInterrupt``, or an exception that a signal handler raises) may come after any function call, and
-what the function has returned is lost then.
+the function's result is then lost.
 """
 
 from contextvars import Token
@@ -15,10 +15,10 @@ from opentelemetry.context import Context, attach, get_current
 
 
 def restore(token: Token[Any]) -> None:
-    """Restore what was current before ``token``.
+    """Restore the value from before ``token``.
 
-    A task that is destroyed while it waits is closed by its collector, in another context. There ``detach`` would log a
-    failure, although nothing is wrong. A token that has been used has done its work.
+    A task that is destroyed while it waits is closed by the garbage collector, in another context. ``detach`` would log
+    a failure there, although nothing is wrong. A token that has already been used needs no handling either.
     """
     # Runs for every chunk, and contextlib.suppress takes several times as long.
     try:  # noqa: SIM105
@@ -29,11 +29,11 @@ def restore(token: Token[Any]) -> None:
 
 
 class Scope:
-    """Makes a context current, and afterwards restores what was current before.
+    """A context manager that makes a context current, and restores the previous one afterwards.
 
-    Each scope is entered twice (``with scope, scope:``), and the body begins with what is to be undone. No ``__exit__``
-    follows an ``__enter__`` that was interrupted, so entering does nothing. When an interrupt comes within the inner
-    ``__exit__``, the outer one completes what is left to do.
+    Each scope is entered twice (``with scope, scope:``), and the body begins with the change that is to be undone. No
+    ``__exit__`` follows an interrupted ``__enter__``, so entering does nothing. When the inner ``__exit__`` is
+    interrupted, the outer one completes the rest.
     """
 
     __slots__ = ("_before", "_context", "_token")
@@ -53,7 +53,7 @@ class Scope:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._token is not None:
-            # A context that was copied may keep a scope, which need not keep another.
+            # A copied context may keep a scope, which need not keep another context.
             self._context = self._token = restore(self._token)
         elif error is not None and self._context is not self._before and get_current() is self._context:
             # An interrupt came before the token was stored.

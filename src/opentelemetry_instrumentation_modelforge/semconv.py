@@ -8,9 +8,9 @@ from typing import Final
 from opentelemetry.semconv.schemas import Schemas
 
 SCHEMA_URL: Final = Schemas.V1_37_0.value
-"""The schema opentelemetry-util-genai names for its own GenAI telemetry, so that both read alike."""
+"""The schema that opentelemetry-util-genai declares for its own GenAI telemetry, so that both are read alike."""
 
-# Values: opentelemetry.semconv has them in classes that it deprecates since the GenAI conventions moved out.
+# Values, which opentelemetry.semconv has only in classes deprecated since the GenAI conventions moved out.
 OPERATION_CHAT: Final = "chat"
 OPERATION_TEXT_COMPLETION: Final = "text_completion"
 OUTPUT_TEXT: Final = "text"

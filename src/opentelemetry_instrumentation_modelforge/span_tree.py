@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Spans as text: a tree, with the details and the duration of each span beside its name."""
+"""Spans as text: a tree, with the details and the duration of each span next to its name."""
 
 import math
 import re
@@ -18,20 +18,20 @@ from .semconv import GEN_AI_USAGE_COST_AMOUNT, MODELFORGE_LLM_TYPE, MODELFORGE_M
 from .values import count, items, price
 
 WIDTH: Final = 100
-"""Columns of a line where the stream is no terminal."""
+"""Columns of a line if the stream is not a terminal."""
 
 _SEPARATOR: Final = " · "
 _GAP: Final = "  "
 _DEEPEST: Final = 50
-# Of a span that has a next sibling, and of the last: before its name, and before what is below it.
+# For a span with a next sibling, and for the last: before its name, and before the lines below it.
 _BRANCHES: Final = (("├─ ", "│  "), ("└─ ", "   "))
 _ASCII: Final = str.maketrans(
     {"├": "|", "└": "`", "│": "|", "─": "-", "·": "-", "→": "->", "…": "...", "\N{REPLACEMENT CHARACTER}": "?"}
 )
-# HTTP instrumentations write the stable names only when OTEL_SEMCONV_STABILITY_OPT_IN asks for them.
+# HTTP instrumentations emit the stable names only if OTEL_SEMCONV_STABILITY_OPT_IN enables them.
 _HTTP_STATUS: Final = ("http.response.status_code", "http.status_code")
 _HTTP_URL: Final = ("url.full", "http.url")
-# Credentials are found in a URL's user information, and credentials and content in its query.
+# A URL's user information may contain credentials, and its query credentials and content.
 _PRIVATE_URL_PARTS: Final = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
 
 
@@ -47,7 +47,7 @@ class SpanSummary:
     start_ns: int
     end_ns: int
     details: Sequence[str] = ()
-    """Texts shown beside the name."""
+    """Texts shown next to the name."""
     links: Sequence[str] = ()
     """Ids of the linked spans."""
     failed: bool = False
@@ -98,7 +98,7 @@ def _model_call_details(attributes: Mapping[str, object]) -> Iterator[str]:
 class _Row:
     label: str
     below: str = ""
-    """The branches beside the further lines of the row, which hold the details that the first has no room for."""
+    """The branches for the row's further lines, which hold the details that do not fit on the first."""
     details: Sequence[str] = ()
     duration: str = ""
     failed: bool
@@ -116,10 +116,10 @@ def format_trees(
 
     A span to which other spans are linked is numbered, and the others refer to its number.
 
-    :param width: columns of a line, if they are enough for 40 or so.
+    :param width: columns of a line, if at least about 40.
     :param color: whether the lines of failed spans are red.
-    :param encoding: the encoding that the lines are going to have; other characters are replaced by ASCII ones.
-    :param max_rows: spans shown, or None for all: the largest equal number of children of each span that fits.
+    :param encoding: the encoding of the output; characters that it lacks are replaced by ASCII ones.
+    :param max_rows: spans shown, or None for all. Each span shows the same number of children, the largest that fits.
     """
     ordered = sorted(spans, key=lambda span: (span.start_ns, span.span_id))
     linked = {span_id for span in ordered for span_id in span.links}
@@ -142,7 +142,7 @@ def format_trees(
 
 
 def children_by_parent(spans: Iterable[SpanSummary]) -> dict[str | None, list[SpanSummary]]:
-    """Return spans by the id of their parent."""
+    """Return the spans grouped by their parent's id."""
     children: dict[str | None, list[SpanSummary]] = {}
     for span in spans:
         children.setdefault(span.parent_id, []).append(span)
@@ -246,7 +246,7 @@ def _wrapped(texts: Iterable[str], width: int, separator: str, ellipsis: str) ->
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration in the unit that suits it, with about three digits."""
+    """Return a duration in a suitable unit, with about three digits."""
     if seconds >= 10:
         return f"{seconds:.1f} s"
     milliseconds = seconds * 1e3
@@ -254,7 +254,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_dollars(amount: float) -> str:
-    """Return an amount with cents, or with as many decimals as show two digits of it."""
+    """Return an amount with cents, or with enough decimals to show two digits of it."""
     decimals = max(2, 1 - math.floor(math.log10(amount))) if amount > 0 else 2
     return f"${amount:.{decimals}f}"
 
@@ -287,7 +287,7 @@ def _cut(text: str, width: int, ellipsis: str) -> str:
 
 
 def in_encoding(text: str, encoding: str) -> str:
-    """Return a text that `encoding` has all characters of: others are replaced by ASCII ones, or by their numbers."""
+    """Return a text whose characters that `encoding` lacks are replaced by ASCII ones or by escape sequences."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:

@@ -9,10 +9,10 @@ its own way and time.
 A stream's first step, in order:
 
 1. ``Stream.__next__`` (or ``AsyncStream.__anext__``) makes its ``_StreamFrame`` the current frame.
-2. LangChain's generator runs until it tells the callbacks that the run starts, inline in this very step.
-3. ``OpenTelemetryCallback`` starts a call and hands it to the current frame.
+2. LangChain's generator runs until it notifies the callbacks of the run's start, inline in this same step.
+3. ``OpenTelemetryCallback`` starts a call and passes it to the current frame.
 4. ``_StreamFrame.enter`` attaches the call's context. From here on the provider works under the call's span.
-5. The first chunk comes, and the step ends: it restores the context and the frame that were current before.
+5. The first chunk arrives, and the step ends: it restores the context and the frame that were current before.
 6. Each later step attaches the call's context by itself. Between two steps the consumer's own context is current.
 """
 
@@ -35,9 +35,9 @@ P = ParamSpec("P")
 
 
 class _StreamFrame(Frame):
-    """A running ``stream`` or ``astream``: the one call it starts.
+    """A running ``stream`` or ``astream``, with the one call that it starts.
 
-    It is apart from the generator, because a context that is copied during a step keeps the frame.
+    It is separate from the generator, because a context that is copied during a step keeps the frame.
     """
 
     __slots__ = ("_created_in", "begun_in", "call", "context", "variable")
@@ -48,16 +48,16 @@ class _StreamFrame(Frame):
         super().__init__(model)
         self.call: Call | None = None
         self.context: Context | None = None
-        """The call's, once it is known. While it is None a step takes the long way."""
+        """The call's context, once it is known. While it is None, a step takes the slow path."""
         self.variable: ContextVar[Context]
-        """OpenTelemetry's, once the call is known. Each of its functions on the way there takes as long as this."""
+        """OpenTelemetry's, once the call is known. Each function that leads to it takes as long as using it."""
         self._created_in: Context | None = get_current()
         self.begun_in: Context | None = None
-        """Current when the first step began."""
+        """The context that was current when the first step began."""
 
     def call_of(self, run_id: UUID) -> Call | None:
         call = self.call
-        # Mostly the very object, and comparing UUIDs takes several times as long.
+        # Usually the same object, and comparing UUIDs takes several times as long.
         return call if call is not None and (call.run_id is run_id or call.run_id == run_id) else None
 
     def adopt(self, call: Call) -> None:
@@ -66,9 +66,9 @@ class _StreamFrame(Frame):
 
     def enter(self, call: Call) -> None:
         if self.call is call:
-            # Not detached here: the step, in whose frame this runs, restores the context from before it.
+            # Not detached here: the step in which this runs restores the context from before it.
             token = attach(call.context_over(get_current()))
-            # Datadog's context has tokens of its own, and each step of a stream goes the long way then.
+            # Datadog's context has tokens of its own, and each step of a stream then takes the slow path.
             if isinstance(token, Token):  # pyright: ignore[reportUnnecessaryIsInstance]
                 self.context, self.variable = call.context, token.var
 
@@ -87,14 +87,14 @@ class _StreamFrame(Frame):
     def leave(self, error: BaseException, generator: Any) -> None:
         """End the call if ``error`` has ended the stream and LangChain has not ended the call.
 
-        An error of a second step at the same time leaves the stream running. An interrupt ends the call, also where it
-        came before or after the generator's own part of the step.
+        An error in a second, concurrent step leaves the stream running. An interrupt ends the call, even if it came
+        before or after the generator's own part of the step.
         """
         over = getattr(generator, "gi_frame", None) is None and getattr(generator, "ag_frame", None) is None
         if over or not isinstance(error, Exception) or is_from_signal_handler(error.__traceback__):
             if self.call is not None:
                 if isinstance(error, StopIteration | StopAsyncIteration):
-                    # LangChain told of the end, in a context without the call.
+                    # LangChain reported the end, in a context without the call.
                     self.call.end((), None)
                 else:
                     self.call.fail(error)
@@ -107,13 +107,13 @@ class _StreamFrame(Frame):
         self.release()
 
     def release(self) -> None:
-        """Let go of the call: an application may keep a stream that is over, and need not keep its prompt."""
+        """Release the call: an application may keep a finished stream, which need not keep its prompt."""
         super().release()
         self.call = self.context = self._created_in = self.begun_in = None
 
 
 class _Step(Scope):
-    """One step of a stream, by the long way."""
+    """One step of a stream, on the slow path."""
 
     __slots__ = ("_around", "_first", "_frame", "_generator")
 
@@ -140,14 +140,14 @@ class _Step(Scope):
         if error is not None:
             frame.leave(error, self._generator)
         elif self._first:
-            # Without a call, the model has no callback of ours or nobody records.
+            # Without a call, the model has no callback of ours or nothing is recorded.
             frame.over = frame.call is None
 
 
 class _StreamProxy:
-    """A proxy of a generator of LangChain's.
+    """A proxy of one of LangChain's generators.
 
-    :param generator: LangChain's.
+    :param generator: LangChain's generator.
     :param model: the LangChain model that streams.
     """
 
@@ -183,12 +183,12 @@ class _StreamProxy:
                 try:
                     call.drop()
                 except BaseException:
-                    # Python swallows an interrupt of a destructor.
+                    # Python swallows an interrupt in a destructor.
                     call.drop()
                     raise
 
     def _close_dropped(self, call: Call) -> None:
-        """Close the generator where nothing else can restore the context that closing it changes."""
+        """Close the generator if nothing else can restore the context that closing it changes."""
 
 
 class Stream(_StreamProxy):
@@ -206,7 +206,7 @@ class Stream(_StreamProxy):
             context = frame.context
             if context is None:
                 return next(self._generator) if frame.over else self._step(next, self._generator)
-            # The short way of _step.
+            # The fast path of _step.
             before = frame.variable.get()
             try:
                 frame.variable.set(context)
@@ -215,7 +215,7 @@ class Stream(_StreamProxy):
                 frame.variable.set(before)
         except BaseException as error:
             if before is not None:
-                # Again, because an interrupt may have come before the clause above did it.
+                # Repeated, because an interrupt may have come before the clause above ran.
                 self._frame.variable.set(before)
             self._frame.leave(error, self._generator)
             raise
@@ -243,21 +243,21 @@ class Stream(_StreamProxy):
                 step.start()
                 return resume(*args)
         except BaseException as error:
-            # Also for an interrupt of the outer exit.
+            # Also for an interrupt of the outer __exit__.
             self._frame.leave(error, self._generator)
             raise
         finally:
-            # An exception that was thrown in must not live on in the traceback that it gets here.
+            # The traceback that a thrown-in exception gets here must not keep it alive.
             del args
 
     def _close_dropped(self, call: Call) -> None:
-        # A provider's client may keep a context attached in a generator of its own. At its end it restores the context
-        # from before, which is the call's.
+        # A provider's client may keep a context attached in a generator of its own. When that generator ends, it
+        # restores the previous context, which is the call's.
         if not self._generator.gi_running:
             before = get_current()
             if current_call() is call and self._frame.begun_in is not None:
-                # A garbage collection has closed the client's generator before this destructor runs. Uninstrumented,
-                # that restores the context of the first step.
+                # A garbage collection closed the client's generator before this destructor ran. Without
+                # instrumentation, that restores the context of the first step.
                 before = self._frame.begun_in
             try:
                 self._generator.close()
@@ -283,7 +283,7 @@ class AsyncStream(_StreamProxy):
         return self._next(frame, frame.context)
 
     async def _next(self, frame: _StreamFrame, context: Context) -> Any:
-        # The short way of _step.
+        # The fast path of _step.
         before = token = None
         try:
             before = frame.variable.get()
@@ -319,11 +319,11 @@ class AsyncStream(_StreamProxy):
                 step.start()
                 return await resume(*args)
         except BaseException as error:
-            # Also for an interrupt of the outer exit.
+            # Also for an interrupt of the outer __exit__.
             self._frame.leave(error, self._generator)
             raise
         finally:
-            # An exception that was thrown in must not live on in the traceback that it gets here.
+            # The traceback that a thrown-in exception gets here must not keep it alive.
             del args
 
 

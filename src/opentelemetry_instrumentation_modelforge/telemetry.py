@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What one ``instrument()`` set up: where telemetry goes, and with which options."""
+"""The telemetry that one ``instrument()`` set up: its destinations and its options."""
 
 from typing import Final
 
@@ -21,14 +21,14 @@ from .version import __version__
 # The bucket boundaries of the GenAI metric conventions.
 _SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
-# The draft names none for money: from a thousandth of a cent to about 42 dollars, each four times the one before.
+# The draft defines none for cost: from a thousandth of a cent to about 42 dollars, each four times the one before.
 _DOLLARS: Final = tuple(0.00001 * 4**step for step in range(12))
 
 
 class Telemetry:
-    """A tracer, the instruments and the configuration, shared by all models handed out under one ``instrument()``.
+    """A tracer, the instruments and the configuration, shared by all models created under one ``instrument()``.
 
-    :param configuration: the options in force.
+    :param configuration: the options in effect.
     :param tracer_provider: instead of the global one.
     :param meter_provider: instead of the global one.
     :param logger_provider: instead of the global one.
@@ -71,9 +71,9 @@ class Telemetry:
             redact=configuration.redact,
         )
         self.content: ContentCapture | None = content if content.emit_event or content.wanted(recording=True) else None
-        """Who receives content or events, or None where nobody does."""
+        """The capture of content and events, or None if nothing receives either."""
         self.full_errors: bool = (configuration.error_messages or ("full" if content.on_span else "safe")) == "full"
-        """Whether telemetry may tell the text of an error."""
+        """Whether the text of an error may be recorded."""
         self.logger: Logger = get_logger(SCOPE_NAME, __version__, logger_provider, SCHEMA_URL)
         self.tracer: Tracer = get_tracer(tracer_provider)
         meter: Meter = get_meter(SCOPE_NAME, __version__, meter_provider, SCHEMA_URL)
@@ -115,7 +115,7 @@ class Telemetry:
         )
 
     def is_available(self) -> bool:
-        """Return whether someone records; once true it stays so, since a provider is set once in a process."""
+        """Return whether telemetry is recorded. Once true, it stays true, since a provider is set once in a process."""
         if not self._available:
             self._available = is_otel_available(self._tracer_provider, self._meter_provider)
         return self._available
@@ -134,7 +134,7 @@ def active_telemetry() -> Telemetry | None:
 
 
 def set_active_telemetry(telemetry: Telemetry | None) -> None:
-    """Make ``telemetry`` the one that every model from an instrumented registry reports to from its next call on."""
+    """Set the telemetry that every model from an instrumented registry reports to, from its next call on."""
     global _active  # noqa: PLW0603
     _active = telemetry
 
@@ -143,9 +143,9 @@ _standalone: Final[list[Telemetry]] = []
 
 
 def standalone_telemetry(tracer_provider: TracerProvider, meter_provider: MeterProvider) -> Telemetry:
-    """Return the telemetry of callbacks that the application made itself, without an instrumentor to configure them.
+    """Return the telemetry of callbacks that the application created itself, with no instrumentor to configure them.
 
-    The callbacks of the last eight pairs of providers share it.
+    Callbacks with the same pair of providers share it, for the last eight pairs.
     """
     # A list, because a provider need not be hashable.
     for telemetry in _standalone:

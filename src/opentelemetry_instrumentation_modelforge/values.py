@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checked conversions of untyped values, as providers and applications hand them over.
+"""Checked conversions of untyped values from providers and applications.
 
-Each function returns the value in the wanted form, or a neutral one (None, or an empty container) where it is of
-another kind. None of them raises.
+Each function returns the value in the required form, or a neutral one (None or an empty container) if it is of another
+kind. None of them raises.
 """
 
 import math
@@ -22,7 +22,7 @@ _MOST_BLANKS: Final = 4
 def encodable(text: str) -> str:
     """Return ``text`` as a plain ``str`` without lone surrogates, each replaced by U+FFFD.
 
-    UTF-8 cannot encode a lone surrogate, and one of them fails the export of a whole batch.
+    UTF-8 cannot encode a lone surrogate, and one of them makes the export of a whole batch fail.
     """
     text = str.__str__(text)
     if text.isascii():
@@ -35,28 +35,28 @@ def encodable(text: str) -> str:
 
 
 def text(value: object) -> str | None:
-    """Return ``value`` if it is a non-empty string, as :func:`encodable` makes it."""
+    """Return ``value`` if it is a non-empty string, converted by :func:`encodable`."""
     return encodable(value) if isinstance(value, str) and value else None
 
 
 def short_text(value: object) -> str | None:
-    """Return ``value`` if it is a string of 1 to 256 visible ASCII characters, as each id and each reason is.
+    """Return ``value`` if it is a string of 1 to 256 visible ASCII characters, as all ids and reasons are.
 
-    A server that puts a text there would put it into metrics, too.
+    A server that returns other text there would otherwise put it into metrics, too.
     """
     return name if (name := model_name(value)) is not None and " " not in name else None
 
 
 def model_name(value: object) -> str | None:
-    """Return ``value`` if it is the name of a model: as :func:`short_text`, and with at most four blanks in it."""
+    """Return ``value`` if it is the name of a model: as :func:`short_text`, but with up to four spaces in it."""
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_NAME:
         return None
-    # "Nous Hermes 2 Mistral DPO" is one.
+    # For example, "Nous Hermes 2 Mistral DPO".
     return str.__str__(value) if value.isascii() and value.isprintable() and value.count(" ") <= _MOST_BLANKS else None
 
 
 def integer(value: object) -> int | None:
-    """Return ``value`` if it is an integer of at most 64 bits, which is what OTLP has; a boolean is none."""
+    """Return ``value`` if it is an integer of at most 64 bits, as in OTLP; a boolean does not count."""
     return value if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63 else None
 
 
@@ -72,14 +72,14 @@ def price(value: object) -> float | None:
     try:
         number = float(value)
     except (OverflowError, ValueError):
-        # An integer that no float holds, or a signalling NaN.
+        # An integer too large for a float, or a signaling NaN.
         return None
     return number if math.isfinite(number) and number >= 0 else None
 
 
 def mapping(value: object) -> Mapping[str, object]:
     """Return ``value`` if it is a mapping, else an empty one."""
-    # Checked first, because the check of an abstract class takes several times as long.
+    # Checked first, because checking for an abstract class takes several times as long.
     if isinstance(value, dict):
         return value  # pyright: ignore[reportUnknownVariableType]
     if value is None:
