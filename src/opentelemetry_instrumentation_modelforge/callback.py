@@ -254,7 +254,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
     def _model_under(self, telemetry: Telemetry, client_type: str | None = None) -> Model:
         identity = self._identity
         if identity.llm_type is None:
-            # Without it, it is unknown whether the counts in the chunks of a stream add up.
+            # Without it, it is unknown whether the counts in the chunks of a stream must be added up.
             identity = replace(identity, llm_type=_LLM_TYPES.get(client_type or ""))
         return Model(telemetry, identity, created_by=self._created_by, pricing=self._pricing, block=self._block)
 
