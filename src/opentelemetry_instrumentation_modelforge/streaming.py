@@ -50,7 +50,7 @@ class _StreamFrame(Frame):
         self.context: Context | None = None
         """The call's context, once it is known. While it is None, a step takes the slow path."""
         self.variable: ContextVar[Context]
-        """OpenTelemetry's context variable, once the call is known. Each layer of the API around it adds as much time."""
+        """OpenTelemetry's context variable, once the call is known. Each API layer around it would add as much time."""
         self._created_in: Context | None = get_current()
         self.begun_in: Context | None = None
         """The context that was current when the first step began."""
