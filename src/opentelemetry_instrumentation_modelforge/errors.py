@@ -126,7 +126,7 @@ def _describe(error: BaseException, writer: "_Writer") -> ErrorDescription:
     kind, facts = error_type(error), summaries[0]
     message = facts.line(kind)
     if not facts:
-        # An APIConnectionError has no facts; the ConnectionRefusedError or at least the ReadError behind it does.
+        # An APIConnectionError explains nothing; the ConnectionRefusedError or at least the ReadError behind it does.
         caused = 1 if len(chain) > 1 and chain[1][1] == _CAUSE else None
         origin = next((index for index, told in enumerate(summaries) if told), caused)
         if origin is not None:
