@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a call costs with the other instrumentations of LangChain: each in its own environment, all in the same run."""
+"""The cost of a call with the other instrumentations of LangChain: each in its own environment, all in the same run."""
 
 import argparse
 from pathlib import Path
@@ -27,7 +27,7 @@ def main() -> None:
         for package in (NAME, *ALTERNATIVES)
     }
     packages = dict.fromkeys(OURS, NAME) | {package: package for package in ALTERNATIVES}
-    # Each next to the same model uninstrumented in the same environment, whose libraries may be other releases.
+    # Each is paired with the uninstrumented model in the same environment, whose libraries may be other releases.
     variants = {f"{package}, uninstrumented": ("uninstrumented", python) for package, python in pythons.items()} | {
         row: (OURS.get(row, row), pythons[package]) for row, package in packages.items()
     }

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Virtual environments for what can't share one, made on first use."""
+"""Virtual environments for packages that can't share one, created on first use."""
 
 import subprocess
 import sys
@@ -15,10 +15,10 @@ BASE = ("model-forge-llm", "opentelemetry-sdk", "opentelemetry-distro")
 NAME = "opentelemetry-instrumentation-modelforge"
 REQUIREMENTS = {
     NAME: f"{PROJECT}[cost]",
-    # Else pip keeps the newest OpenTelemetry, and takes a release of openlit too old to bound it and to run with it.
+    # Otherwise pip keeps the newest OpenTelemetry and takes an openlit release too old to bound it and to run with it.
     "openlit": "openlit >= 1.45",
 }
-"""What to install for a package, where that is more than its name."""
+"""The requirement to install for a package, if that is more than its name."""
 
 
 def environment(name: str, *requirements: str, directory: Path = HERE) -> Path:
@@ -36,6 +36,6 @@ def environment(name: str, *requirements: str, directory: Path = HERE) -> Path:
 
 
 def version(python: Path, package: str) -> str:
-    """Return the release of ``package`` that an environment has."""
+    """Return the release of ``package`` in an environment."""
     program = f"from importlib.metadata import version; print(version({package!r}))"
     return subprocess.run([python, "-c", program], check=True, capture_output=True, text=True).stdout.strip()

@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The floor: LangChain's handler with nothing in it, and with nothing but OpenTelemetry's own work in it.
+"""The floor: a LangChain handler that does nothing, and one that does only OpenTelemetry's own work.
 
-``Floor`` makes the span and the measurements that the instrumentation makes, with constants where that reads, looks up
-and checks. What is still faster leaves telemetry out: ``overhead.py`` compares both before it measures.
+``Floor`` emits the span and the measurements that the instrumentation emits, with constants for the values that the
+latter reads, looks up and checks. Anything faster omits telemetry: ``overhead.py`` compares both before it measures.
 """
 
 from time import perf_counter
@@ -25,7 +25,7 @@ from opentelemetry_instrumentation_modelforge.telemetry import _DOLLARS, _SECOND
 
 
 class Empty(BaseCallbackHandler):
-    """A handler that does nothing: what LangChain itself takes to call one."""
+    """A handler that does nothing: it shows LangChain's own cost of calling one."""
 
     run_inline = True
 
@@ -40,7 +40,7 @@ class Empty(BaseCallbackHandler):
 
 
 class Floor(BaseCallbackHandler):
-    """The bare OpenTelemetry work, in place."""
+    """A handler that does only the OpenTelemetry work."""
 
     run_inline = True
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What telemetry holds in memory: for a call and a stream while they are open, and for a million that have ended."""
+"""The memory that telemetry holds: for a call and a stream while they are open, and for a million that have ended."""
 
 import argparse
 import asyncio
@@ -27,7 +27,7 @@ STREAM = 100_000
 
 
 class WaitingModel(InstantModel):
-    """Never answers."""
+    """A model that never answers."""
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
         return await asyncio.Event().wait()
@@ -72,7 +72,7 @@ def open_streams(model: Any) -> float:
 
 
 def long_stream(model: Any) -> float:
-    """Return the bytes that a stream has gathered by its 100,000th chunk since its 100th; LangChain keeps them all."""
+    """Return the bytes that a stream gathers from its 100th to its 100,000th chunk; LangChain keeps all chunks."""
     long = InstantModel(callbacks=model.callbacks, chunks=STREAM + 2)
     stream = long.stream("Hi")
     for _ in range(100):
@@ -88,7 +88,7 @@ def long_stream(model: Any) -> float:
 
 
 def allocations(model: Any) -> float | str:
-    """Return how often one call asks Python's allocator for memory."""
+    """Return how often one call requests memory from Python's allocator."""
     try:
         import memray
     except ImportError:
@@ -105,14 +105,14 @@ def allocations(model: Any) -> float | str:
 
 
 def growth(model: Any, calls: int, flush: Callable[[], object]) -> tuple[float, float]:
-    """Return how many KiB of resident memory and how many blocks are there after ``calls`` that were not before."""
+    """Return the growth over ``calls`` in KiB of resident memory and in blocks."""
 
     def run(count: int) -> None:
         for _ in range(0, count, 1000):
             MODES["invoke"](model, 1000, CLOCKS["cpu"])
             flush()
 
-    # Pools, caches and the metrics' series are as large after ten thousand as they will be.
+    # After ten thousand calls, pools, caches and the metrics' series have reached their full size.
     run(10_000)
     gc.collect()
     resident, blocks = _resident(), sys.getallocatedblocks()

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A chat model that answers at once, handed out by ModelForge's own registry."""
+"""A chat model that answers immediately, handed out by ModelForge's own registry."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-# Before ModelForge is imported: nobody's own configuration has a part in this.
+# Set before ModelForge is imported, so that no user's configuration affects the benchmark.
 _home = tempfile.TemporaryDirectory(prefix="modelforge-benchmark-")
 os.environ["HOME"] = _home.name
 # ModelForge logs each get_llm to standard output.
@@ -34,7 +34,7 @@ SAID: Any = {"model_name": API_RESPONSE_MODEL, "finish_reason": "stop"}
 
 
 class InstantModel(BaseChatModel):
-    """Says what ``ChatOpenAI`` says, without asking anybody."""
+    """A model that returns what ``ChatOpenAI`` returns, without a request."""
 
     model_name: str = API_MODEL
     temperature: float = 0.5
@@ -60,7 +60,7 @@ class InstantModel(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         for _ in range(self.chunks - 1):
             yield ChatGenerationChunk(message=AIMessageChunk(content="Hello "))
-        # As OpenAI's API has it, the last chunk brings the usage.
+        # As in OpenAI's API, the last chunk contains the usage.
         last = AIMessageChunk(content="", usage_metadata=USAGE)
         yield ChatGenerationChunk(message=last, generation_info=SAID)
 
@@ -72,7 +72,7 @@ class InstantModel(BaseChatModel):
 
 
 class InstantRegistry(ModelForgeRegistry):
-    """ModelForge's registry with one provider; only the client it builds is another."""
+    """ModelForge's registry with one provider; only the client that it builds is replaced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,5 +84,5 @@ class InstantRegistry(ModelForgeRegistry):
 
 
 def get_llm() -> InstantModel:
-    """Return the model as an application gets it."""
+    """Return the model as an application receives it."""
     return InstantRegistry().get_llm("openai", "fast", enhanced=False)

@@ -58,10 +58,10 @@ MODES: dict[str, Run] = {
     "stream": _timed(stream),
     "astream": _timed_async(astream),
 }
-"""Each calls a model some times in a row and returns the seconds of one call, by a clock."""
+"""Each calls a model several times in a row and returns the seconds that one call takes, by a clock."""
 
 CALLS = {"invoke": 200, "ainvoke": 160, "stream": 60, "astream": 50}
-"""Calls in one round: some 50 ms each."""
+"""Calls in one round, which takes about 50 ms."""
 
 CONCURRENT_CALLS = 512
 
@@ -73,7 +73,7 @@ def _in_threads(call: Callable[[Any], object], threads: int) -> Run:
                 call(model)
 
         with ThreadPoolExecutor(threads) as pool:
-            # Each thread is there before the clock runs.
+            # Each thread exists before the clock starts.
             list(pool.map(work, [1] * threads))
             started = clock()
             list(pool.map(work, [calls // threads] * threads))

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a call costs over the uninstrumented model, against the least that the same telemetry can cost."""
+"""The cost of a call over the uninstrumented model, compared with the least that the same telemetry can cost."""
 
 import argparse
 import json
@@ -60,7 +60,7 @@ def _overheads(seconds: Seconds, names: list[str]) -> str:
 
 
 def _check_floor() -> None:
-    """Exit unless the floor makes exactly the telemetry that the instrumentation makes."""
+    """Exit unless the floor emits exactly the telemetry that the instrumentation emits."""
     floor, ours = (_described(variant) for variant in ("floor", "sampled"))
     if floor != ours:
         lines = (json.dumps(described, indent=1).splitlines() for described in (floor, ours))

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Measures variants side by side: many short rounds, in which one process after another takes its turn."""
+"""Side-by-side measurement of variants: many short rounds, in which one process after another takes its turn."""
 
 import json
 import random
@@ -19,24 +19,24 @@ from modes import CALLS, CONCURRENT_CALLS, MODES
 HERE = Path(__file__).resolve().parent
 
 Seconds = dict[str, dict[str, list[float]]]
-"""Of each mode and each variant, what one call took in each round."""
+"""The seconds of one call in each round, by mode and by variant."""
 
 
 class Measured(NamedTuple):
     """Two figures of the same rounds."""
 
     call: Seconds
-    """What a call takes."""
+    """The time of a call."""
     all_in: Seconds
-    """What the process pays for a call: also its share of the export of spans and of the collection of metrics."""
+    """The process's whole time for a call, including its share of the export of spans and the collection of metrics."""
 
 
 TITLES = ("A call", "A call with the export of its spans and the collection of its metrics")
-"""Of the two figures of :class:`Measured`."""
+"""The titles of the two figures of :class:`Measured`."""
 
 
 class Worker:
-    """A process of ``worker.py``; it sleeps but for its own rounds."""
+    """A process of ``worker.py``, which sleeps except in its own rounds."""
 
     def __init__(self, variant: str, python: str | Path = sys.executable) -> None:
         self._process = subprocess.Popen(
@@ -73,7 +73,7 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # It ends when it has no more to read, and takes its home directory along.
+        # It ends when there is no more to read, and removes its home directory.
         self._process.communicate()
 
 
@@ -85,11 +85,11 @@ def measure(
     clock: str,
     modes: Iterable[str] = MODES,
 ) -> Measured:
-    """Measure variants, each a name in ``worker.py`` and a Python to run it with.
+    """Measure variants, each a name in ``worker.py`` and the Python that runs it.
 
     :param clock: ``cpu``, which other programs on the machine disturb less, or ``wall``.
     :param processes: how many processes of each to measure, one set after the other: two processes of one program
-        differ by some percent for as long as they live.
+        differ by a few percent for as long as they live.
     """
     modes = list(modes)
     measured = Measured(*({mode: {name: [] for name in variants} for mode in modes} for _ in range(2)))
@@ -108,13 +108,13 @@ def measure(
 
 
 def overhead(seconds: Seconds, mode: str, variant: str, baseline: str = "uninstrumented") -> float:
-    """Return the µs that a call of ``variant`` takes over one of ``baseline``: the median of all rounds."""
+    """Return by how many µs a call of ``variant`` exceeds one of ``baseline``: the median of all rounds."""
     pairs = zip(seconds[mode][variant], seconds[mode][baseline], strict=True)
     return median(one - other for one, other in pairs) * 1e6
 
 
 def spread(seconds: Seconds, mode: str, variant: str) -> float:
-    """Return how far apart the middle half of the rounds is, in µs: a difference smaller than this is noise."""
+    """Return the spread of the middle half of the rounds in µs: a difference smaller than this is noise."""
     low, _, high = quantiles(seconds[mode][variant], n=4)
     return (high - low) * 1e6
 

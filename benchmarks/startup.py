@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a process pays before its first call: to start, and to get its first model."""
+"""The cost to a process before its first call: to start, and to get its first model."""
 
 import argparse
 import random
@@ -14,7 +14,7 @@ from environments import BASE, HERE, NAME, REQUIREMENTS, environment
 from rounds import table
 from worker import ALTERNATIVES
 
-# No exporter: neither a collector that is not there nor the import of one is what is measured.
+# No exporter, so that neither its import nor a missing collector is measured.
 ENVIRONMENT = {
     "OTEL_TRACES_EXPORTER": "none",
     "OTEL_METRICS_EXPORTER": "none",
@@ -51,7 +51,7 @@ def main() -> None:
             started = _children()
             _run([instrument, "python", "-c", "pass"])
             start[name].append(_children() - started)
-            # After the start, which the line before has measured: from the application's first import on.
+            # From the application's first import on, because the line before has measured the start.
             import_seconds, get_llm_seconds = map(float, _run([instrument, "python", "-c", FIRST_MODEL]).split())
             imports[name].append(import_seconds)
             first[name].append(get_llm_seconds)
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _children() -> float:
-    """Return the CPU seconds of all processes that have ended: other programs disturb them less than the wall's."""
+    """Return the CPU seconds of all ended child processes, which other programs disturb less than wall time."""
     used = getrusage(RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

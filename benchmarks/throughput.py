@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How many calls a second one process makes, alone and at once: a lock would show as a ratio that falls."""
+"""The calls per second of one process, one at a time and concurrently: a lock would show as a falling ratio."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=3, help="sets of processes")
     arguments = parser.parse_args()
     variants = {name: (name, sys.executable) for name in COMPARED}
-    # By the wall: a thread that waits for a lock uses no CPU.
+    # In wall time, because a thread that waits for a lock uses no CPU.
     seconds = measure(
         variants, rounds=arguments.rounds, processes=arguments.processes, clock="wall", modes=list(CONCURRENT)
     ).call

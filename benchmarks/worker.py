@@ -1,12 +1,12 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One process that calls the model as one variant, on command: so variants take turns without sharing a process.
+"""One process that calls the model as one variant, on command, so that variants take turns without sharing a process.
 
 ``python worker.py VARIANT`` prints one line when it is ready. Then it reads JSON lines, each a mode, a number of calls
-and a clock. It answers each with two numbers as JSON: the seconds of one call, and the seconds of one call with its
-share of the export of spans and the collection of metrics. ``python worker.py VARIANT describe`` prints, as JSON, the
-telemetry of one call in each mode.
+and a clock. It answers each with two numbers as JSON: the seconds of one call, and the seconds of one call including
+its share of the export of spans and the collection of metrics. ``python worker.py VARIANT describe`` prints, as JSON,
+the telemetry of one call in each mode.
 """
 
 import gc
@@ -35,15 +35,15 @@ class _Nowhere(SpanExporter):
 
 
 class Providers:
-    """An SDK as an application has it, but that its exporter has nowhere to go."""
+    """An SDK as in an application, except that its exporter sends nothing."""
 
     def __init__(self, *, sampled: bool = True) -> None:
         self.tracer_provider = TracerProvider(sampler=ALWAYS_ON if sampled else ALWAYS_OFF)
         self.reader = InMemoryMetricReader()
         self.meter_provider = MeterProvider([self.reader])
         self.logger_provider = LoggerProvider()
-        # The caller's thread does all it does in production. The exporting thread sleeps until a round is over: it
-        # would take its turns at the same lock as the calls, and how many depends on the exporter.
+        # The caller's thread does the same work as in production. The exporting thread sleeps until a round is over,
+        # because it would compete with the calls for a lock, and how often depends on the exporter.
         self.batches = BatchSpanProcessor(
             _Nowhere(), max_queue_size=2**17, max_export_batch_size=2**17, schedule_delay_millis=3_600_000
         )
@@ -63,13 +63,13 @@ class Providers:
         self.reader.get_metrics_data()
 
     def make_global(self) -> None:
-        """For what looks nowhere else."""
+        """Set the global providers, for instrumentations that use no others."""
         trace.set_tracer_provider(self.tracer_provider)
         metrics.set_meter_provider(self.meter_provider)
         _logs.set_logger_provider(self.logger_provider)
 
 
-# --- variants: each prepares the process and returns the model ---
+# --- Variants: each prepares the process and returns the model ---
 
 
 def _uninstrumented(providers: Providers) -> Any:
@@ -103,7 +103,7 @@ def _instrumented(**options: Any) -> Callable[[Providers], Any]:
 
 
 def _at_once(providers: Providers) -> Any:
-    """As for a process that measures more between two collections than may wait."""
+    """Prepare a process in which no measurement may wait for a collection, as if too many were waiting already."""
     from opentelemetry_instrumentation_modelforge import measurement
 
     for bound in ("MOST_WAITING", "MOST_BLOCKS", "MOST_BLOCKS_OF_STREAM"):
@@ -231,7 +231,7 @@ ALTERNATIVES: dict[str, Callable[[Providers], Any]] = {
 }
 
 
-# --- what one call emits ---
+# --- The telemetry of one call ---
 
 
 class _Kept(SpanProcessor):
@@ -247,7 +247,7 @@ class _Kept(SpanProcessor):
 
 
 def _shape(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    # Of two runs the times differ, so of a float only that it is one.
+    # Times differ between two runs, so a float is reduced to its type.
     return {name: "float" if isinstance(value, float) else value for name, value in sorted((attributes or {}).items())}
 
 
@@ -286,7 +286,7 @@ def _describe(variant: str) -> dict[str, Any]:
 
 
 def _points(providers: Providers) -> dict[str, list[int]]:
-    """Return each series with how often it was measured, and whether examples of it lead to a trace."""
+    """Return each series with the number of its measurements, and whether it has exemplars that lead to a trace."""
     points: dict[str, list[int]] = {}
     data = providers.reader.get_metrics_data()
     for resource in data.resource_metrics if data is not None else ():
@@ -309,7 +309,7 @@ def _serve(variant: str) -> None:
     for mode, run in MODES.items():
         run(model, CALLS[mode], CLOCKS["cpu"])
         providers.deliver()
-    # Half a million objects that imports have made would be looked through in some rounds and not in others.
+    # Otherwise the collector would scan half a million objects from imports in some rounds and not in others.
     gc.collect()
     gc.freeze()
     gc.disable()

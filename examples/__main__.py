@@ -3,7 +3,7 @@
 
 """Runs an example: ``python examples NAME [ARGUMENT...]``.
 
-It ends without a traceback when the user interrupts it, and when the reader of its output goes away.
+It ends without a traceback when the user interrupts it, and when the reader of its output closes the pipe.
 """
 
 import os
@@ -16,7 +16,7 @@ CLOSED_PIPE = 141
 
 
 def main(name: str, *arguments: str) -> int:
-    """Run the example, and return its exit code; for an interrupt and a closed pipe the one that shells use."""
+    """Run the example, and return its exit code or, for an interrupt or a closed pipe, the one that shells use."""
     sys.argv = [name, *arguments]
     try:
         try:
@@ -26,7 +26,7 @@ def main(name: str, *arguments: str) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # So that the interpreter, which flushes as it ends, has somewhere to write to.
+        # The interpreter flushes as it ends, and needs somewhere to write to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
     return 0

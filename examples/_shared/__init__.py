@@ -1,4 +1,4 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the examples share: a model server, a collector, a place on loopback to run in, and the tree of a trace."""
+"""Shared code of the examples: a model server, a collector, an environment on loopback, and the tree of a trace."""

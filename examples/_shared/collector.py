@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A small OTLP/HTTP receiver that keeps the spans and the metrics it is sent."""
+"""A small OTLP/HTTP receiver that keeps the spans and the metrics it receives."""
 
 import gzip
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from .tree import Metric, Point, Span
 
 
 class Collector(ThreadingHTTPServer):
-    """Listens on a free port of the loopback interface."""
+    """The receiver, on a free port of the loopback interface."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -29,7 +29,7 @@ class Collector(ThreadingHTTPServer):
 
     @property
     def metrics(self) -> list[Metric]:
-        """The latest of each, as they are cumulative."""
+        """The latest state of each metric, because they are cumulative."""
         return list(self._metrics.values())
 
     def receive(self, path: str, body: bytes) -> bool:
@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
         known = self.server.receive(self.path, body)
-        # An empty body is the message that says all was accepted.
+        # An empty body means that everything was accepted.
         self.send_response(HTTPStatus.OK if known else HTTPStatus.NOT_FOUND)
         self.send_header("Content-Type", "application/x-protobuf")
         self.send_header("Content-Length", "0")

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the examples share: their options, a place on loopback to run in, and what they print of the telemetry."""
+"""Shared code of the examples: their options, an environment on loopback, and the printing of their telemetry."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ PROGRAMS = ("celery", "opentelemetry-instrument", "uvicorn")
 
 
 def argument_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the option of every example that has both variants."""
+    """Return a parser with the option that every example with both variants has."""
     parser = argparse.ArgumentParser(prog=f"./run {name}", description=description)
     parser.add_argument("--programmatic", action="store_true", help="set up OpenTelemetry in code (programmatic.py)")
     return parser
@@ -41,7 +41,7 @@ def argument_parser(name: str, description: str | None) -> argparse.ArgumentPars
 
 @contextmanager
 def loopback(name: str, models: Any, collector: Collector) -> Iterator[dict[str, str]]:
-    """Serve both, and yield an environment in which ModelForge and OpenTelemetry find them.
+    """Run both servers, and yield an environment in which ModelForge and OpenTelemetry find them.
 
     :param models: a server with a `base_url`.
     """
@@ -52,7 +52,7 @@ def loopback(name: str, models: Any, collector: Collector) -> Iterator[dict[str,
 
 @contextmanager
 def serving(server: BaseServer) -> Iterator[None]:
-    """Serve in a thread of its own."""
+    """Run a server in a thread of its own."""
     # The poll interval is how long shutdown() takes.
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
@@ -63,9 +63,9 @@ def serving(server: BaseServer) -> Iterator[None]:
 
 
 def write_config(home: Path, base_url: str, model: str, **models: Mapping[str, str]) -> None:
-    """Write what `modelforge config add` and `modelforge config use` would.
+    """Write the configuration that `modelforge config add` and `modelforge config use` would.
 
-    :param models: the settings of models that have some.
+    :param models: the settings of the models that have any.
     """
     provider = {
         "llm_type": "openai_compatible",
@@ -82,7 +82,7 @@ def write_config(home: Path, base_url: str, model: str, **models: Mapping[str, s
 def environment(home: str, endpoint: str, key: str, service: str) -> dict[str, str]:
     """Return this process's environment, with the example's telemetry and models in place of the user's own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MODELFORGE_", "OTEL_"))}
-    # Whatever proxy the network asks for, it does not lead back to this machine.
+    # A proxy that the network requires does not lead back to this machine.
     no_proxy = ",".join(filter(None, (os.environ.get("no_proxy", os.environ.get("NO_PROXY")), "127.0.0.1")))
     return kept | {
         "HOME": home,
@@ -126,13 +126,13 @@ def run(command: Sequence[str], directory: Path, variables: Mapping[str, str]) -
 def start(command: Sequence[str], directory: Path, variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command while the block runs, and wait for it at the end; kill it if the block raises.
 
-    Programs are this environment's, and scripts those of `directory`. The command has a process group of its own, so
-    that an interrupt from the terminal comes to this program only. It writes through this program, so that only
-    this program meets a closed pipe.
+    Programs are taken from this environment, and scripts from `directory`. The command has a process group of its own,
+    so that an interrupt from the terminal reaches only this program. It writes through this program, so that only this
+    program encounters a closed pipe.
     """
     with subprocess.Popen(
         [_located(word, directory) for word in command],
-        # Without a .model-forge/config.json, which ModelForge would prefer.
+        # A directory without a .model-forge/config.json, which ModelForge would prefer.
         cwd=variables["HOME"],
         env={**variables, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -153,7 +153,7 @@ def start(command: Sequence[str], directory: Path, variables: Mapping[str, str])
 
 
 class _Output(threading.Thread):
-    """Copies what a command writes to the standard output, and kills the command when nobody reads it any more."""
+    """A thread that copies a command's output to the standard output, and kills the command when nobody reads it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         super().__init__(daemon=True)
@@ -191,7 +191,7 @@ def _located(word: str, directory: Path) -> str:
     return str(directory / word) if word.endswith(".py") else word
 
 
-# --- What came of it ---
+# --- The results ---
 
 
 def print_trees(spans: Sequence[Span], details: Callable[[Span], Iterable[str]] = span_details) -> None:
@@ -201,7 +201,7 @@ def print_trees(spans: Sequence[Span], details: Callable[[Span], Iterable[str]] 
 
 
 def check_spans(spans: Sequence[Span], expected: Iterable[str]) -> int:
-    """Return 0; or 1 where fewer spans than expected have one of these names, and say which."""
+    """Return 0, or 1 if fewer spans than expected have one of these names, and print the missing ones."""
     missing = Counter(expected) - Counter(span.name for span in spans)
     if not missing:
         return 0
@@ -214,5 +214,5 @@ def check_spans(spans: Sequence[Span], expected: Iterable[str]) -> int:
 
 
 def without_parts(spans: Iterable[Span]) -> list[Span]:
-    """Leave out the spans of the parts of requests and responses; in zero code the ASGI instrumentation makes them."""
+    """Leave out the spans that the ASGI instrumentation creates in zero code for parts of requests and responses."""
     return [span for span in spans if not span.name.endswith((" http send", " http receive"))]

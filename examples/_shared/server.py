@@ -15,13 +15,13 @@ TITLE = "Dressing for Lisbon"
 ANSWER = "Light clothes, sunglasses and a thin jacket for the evening: Lisbon is sunny today, with 24 °C."
 CITY = "Lisbon"
 
-# How long a model takes: to begin, and for each word it streams.
+# How long the model takes to begin, and for each word that it streams.
 FIRST_WORD_SECONDS = 0.03
 WORD_SECONDS = 0.005
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Listens on a free port of the loopback interface."""
+    """The model server, on a free port of the loopback interface."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -45,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(json.dumps(_completion(body)).encode())
 
     def _start(self, content_type: str) -> None:
-        # Of HTTP/1.0, this server's version, so the end of the connection is the end of the answer.
+        # This server uses HTTP/1.0, so the end of the connection is the end of the answer.
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", content_type)
         self.end_headers()
@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _message(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the model's answer: a call of the tool it is offered, and then what it makes of the tool's result."""
+    """Return the model's answer: a call of the tool that it is offered, and then an answer from the tool's result."""
     if body["messages"][-1]["role"] == "tool":
         return {"role": "assistant", "content": ANSWER}
     if tools := body.get("tools"):
@@ -102,5 +102,5 @@ def _usage(body: dict[str, Any], message: dict[str, Any]) -> dict[str, int]:
 
 
 def _tokens(content: object) -> int:
-    # About four characters each, as in English.
+    # About four characters per token, as in English.
     return max(1, len(json.dumps(content, ensure_ascii=False)) // 4)

@@ -14,7 +14,7 @@ _GAP = "  "
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """What the tree shows of a span."""
+    """The parts of a span that the tree shows."""
 
     name: str
     span_id: str

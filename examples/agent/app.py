@@ -61,7 +61,7 @@ async def aanswer() -> str:
 
 
 def main() -> None:
-    """Serve a request in each way."""
+    """Serve one request synchronously and one on the event loop."""
     # ModelForge writes its log to standard output.
     logging.getLogger("modelforge").setLevel(logging.ERROR)
     with tracer.start_as_current_span("request"):

@@ -14,7 +14,7 @@ ANSWER = "It will be wet in Lisbon: take a raincoat and dry shoes."
 
 
 class Backend(ThreadingHTTPServer):
-    """Listens on a free port of the loopback interface."""
+    """Both servers, on a free port of the loopback interface."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -31,7 +31,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(json.dumps(_completion(body)).encode(), "application/json")
 
     def _answer(self, body: bytes, content_type: str) -> None:
-        # Of HTTP/1.0, this server's version, so the end of the connection is the end of the answer.
+        # This server uses HTTP/1.0, so the end of the connection is the end of the answer.
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", content_type)
         self.end_headers()
@@ -60,7 +60,7 @@ def _message(body: dict[str, Any]) -> dict[str, Any]:
 
 def _completion(body: dict[str, Any]) -> dict[str, Any]:
     message = _message(body)
-    # About four characters each, as in English.
+    # About four characters per token, as in English.
     prompt, completion = (max(1, len(json.dumps(content)) // 4) for content in (body, message))
     return {
         "id": "chatcmpl-1",

@@ -24,11 +24,11 @@ import app
 
 
 def main() -> None:
-    """Set up OpenTelemetry and run the application. The providers export the rest when the process ends."""
+    """Set up OpenTelemetry and run the application. The providers export what remains when the process ends."""
     tracer_provider = TracerProvider()
     tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(tracer_provider)
-    # Some backends take traces only.
+    # Some backends accept only traces.
     if os.environ.get("OTEL_METRICS_EXPORTER") != "none":
         metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())]))
 

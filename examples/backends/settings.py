@@ -18,11 +18,11 @@ class MissingCredentialError(LookupError):
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """The settings of a backend, which may refer to variables of the user as in a shell."""
+    """The settings of a backend, which may refer to the user's variables as in a shell."""
 
     settings: Mapping[str, str]
     needs: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Required variables, and what they are."""
+    """Required variables, with a description of each."""
     defaults: Mapping[str, str] = field(default_factory=dict[str, str])
     """Optional variables with their defaults."""
     basic: tuple[str, str] | None = None

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A gateway that knows the tenant of a request, and the chat service that it calls, in one process."""
+"""A gateway that identifies the tenant of a request, and the chat service that it calls, in one process."""
 
 import logging
 import threading
@@ -30,7 +30,7 @@ def ask(url: str, tenant: str, user: str, *questions: str) -> None:
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """Serve in a thread, and yield the URL."""
+    """Run the service in a thread, and yield its URL."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -19,7 +19,7 @@ from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
 
 
 def main() -> None:
-    """Set up OpenTelemetry and run the application. The providers export the rest when the process ends."""
+    """Set up OpenTelemetry and run the application. The providers export what remains when the process ends."""
     tracer_provider = TracerProvider()
     tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(tracer_provider)

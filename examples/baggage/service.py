@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A chat service on a ModelForge model. Its middleware knows the user; its caller knows the tenant."""
+"""A chat service on a ModelForge model. Its middleware identifies the user; its caller identifies the tenant."""
 
 from collections.abc import Awaitable, Callable
 

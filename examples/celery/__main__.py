@@ -19,8 +19,8 @@ from _shared.server import ChatServer
 
 HERE = Path(__file__).parent
 EXPECTED_SPANS = ("answer request", "run/tasks.title", "modelforge.get_llm", "langchain.llm.invoke")
-# A process for each task, so that every span depends on the flush in tasks.py. Workers do not talk to each other,
-# because SQLite as a broker does not support it.
+# A process for each task, so that every span depends on the flush in tasks.py. Workers do not communicate with each
+# other, because SQLite as a broker does not support it.
 WORKER = (
     *("worker", "--concurrency=2", "--max-tasks-per-child=1", "--loglevel=ERROR"),
     *("--without-gossip", "--without-mingle", "--without-heartbeat"),
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     collector = Collector()
     with loopback("celery", ChatServer(), collector) as variables:
         variables.update(_queue(variables["HOME"], options.redis))
-        # Declared once here: two processes that declare it at the same time fail in SQLite.
+        # Declared once here, because SQLite fails if two processes declare it at the same time.
         with Connection(variables["CELERY_BROKER_URL"]) as connection:
             connection.SimpleQueue("celery").close()
         with _running(worker, variables) as process:
@@ -82,7 +82,7 @@ def _produce(command: Sequence[str], variables: Mapping[str, str], worker: subpr
 
 def _queue(home: str, redis: str | None) -> dict[str, str]:
     return {
-        # Celery's own names.
+        # Celery defines these two names.
         "CELERY_BROKER_URL": redis or f"sqla+sqlite:///{home}/broker.sqlite",
         "CELERY_RESULT_BACKEND": redis or f"db+sqlite:///{home}/results.sqlite",
         # For `--app`.

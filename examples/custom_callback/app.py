@@ -27,7 +27,7 @@ tracer = trace.get_tracer(__name__)
 
 
 class RequestTotals(BaseCallbackHandler):
-    """Records on the span of a request how many tokens its model calls used.
+    """A callback that records on a request's span how many tokens its model calls used.
 
     A callback runs in the caller's context, so the current span is the request's.
     """
@@ -56,7 +56,7 @@ def answer() -> None:
 
 
 def main() -> None:
-    """Set up OpenTelemetry and serve one request. The providers export the rest when the process ends."""
+    """Set up OpenTelemetry and serve one request. The providers export what remains when the process ends."""
     # ModelForge writes its log to standard output.
     logging.getLogger("modelforge").setLevel(logging.WARNING)
     tracer_provider = TracerProvider()

@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 HOST = "127.0.0.1"
 START_SECONDS = 30
 EXPECTED_SPANS = 5 * ["langchain.llm.invoke"]
-# The caller's span, which the services know from a request header. This program has no tracer.
+# The caller's span, which the services read from a request header. This program has no tracer.
 TRACE_ID, CALLER_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 HEADERS = {"Content-Type": "application/json", "traceparent": f"00-{TRACE_ID}-{CALLER_ID}-01"}
 
@@ -75,7 +75,7 @@ def _service(app: str, programmatic: bool, variables: Mapping[str, str], **other
             _wait_for(port, process)
             yield port
         finally:
-            # As Ctrl-C does. After a SIGTERM uvicorn ends without a last export.
+            # Like Ctrl-C. After a SIGTERM, uvicorn ends without a last export.
             process.send_signal(signal.SIGINT)
 
 

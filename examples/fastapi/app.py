@@ -54,7 +54,7 @@ async def chat(question: Question, llm: Model) -> Answer:
 @app.post("/chat/stream")
 async def chat_stream(question: Question, llm: Model) -> StreamingResponse:
     async def events() -> AsyncIterator[str]:
-        # ModelForge sets a base_url, and with one LangChain does not ask for a stream's usage unless told to.
+        # ModelForge sets a base_url, with which LangChain requests a stream's usage only if stream_usage is set.
         async for chunk in llm.astream(question.text, stream_usage=True):
             yield event(chunk.content)
 
@@ -68,11 +68,11 @@ def sync_chat(question: Question, llm: Model) -> Answer:
 
 @app.post("/sync/chat/stream")
 def sync_chat_stream(question: Question, llm: Model, opened: Opened) -> StreamingResponse:
-    # If a client disconnects, Starlette leaves a plain generator to the garbage collector, and the model goes on.
+    # If a client disconnects, Starlette leaves a plain generator to the garbage collector, and the model keeps running.
     chunks = opened.enter_context(closing(llm.stream(question.text, stream_usage=True)))
     return StreamingResponse((event(chunk.content) for chunk in chunks), media_type="text/event-stream")
 
 
 def event(data: object) -> str:
-    """A server-sent event."""
+    """Return a server-sent event."""
     return f"data: {json.dumps(data)}\n\n"

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A second service in front of the first. The trace of a request runs through both."""
+"""A second service in front of the first. The trace of a request spans both."""
 
 import os
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    # The model may take any time.
+    # The model may take any amount of time.
     async with httpx.AsyncClient(base_url=os.environ["CHAT_URL"], timeout=None) as chat:
         yield {"chat": chat}
 

@@ -25,5 +25,5 @@ metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(OTLPMetr
 
 HTTPXClientInstrumentor().instrument()
 ModelForgeInstrumentor().instrument()
-# Otherwise each chunk of a stream has a span.
+# Otherwise each chunk of a stream gets a span.
 FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"])

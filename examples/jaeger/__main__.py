@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     collector = Collector()
     with loopback(SERVICE, ChatServer(), collector) as variables:
-        # Jaeger accepts traces only.
+        # Jaeger accepts only traces.
         variables.update(OTEL_METRICS_EXPORTER="none", OTEL_LOGS_EXPORTER="none")
         if options.jaeger:
             variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = options.jaeger

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""An application that asks its model twice. It creates a span for the request, and no other telemetry."""
+"""An application that calls its model twice. It creates a span for the request, and no other telemetry."""
 
 import logging
 
@@ -18,7 +18,7 @@ def main() -> None:
     with tracer.start_as_current_span("plan a day"):
         llm = ModelForgeRegistry().get_llm(enhanced=False)
         print(llm.invoke("Give a day in Lisbon a title of three words.").content)
-        # ModelForge sets a base_url, and with one LangChain does not ask for a stream's usage unless told to.
+        # ModelForge sets a base_url, with which LangChain requests a stream's usage only if stream_usage is set.
         for chunk in llm.stream("And now in two.", stream_usage=True):
             print(chunk.content, end="", flush=True)
         print()

@@ -33,7 +33,7 @@ def answer(question: str) -> None:
     reply = llm.bind_tools([weather]).invoke(messages)
     messages += [reply, *(weather.invoke(call) for call in reply.tool_calls)]
 
-    # ModelForge sets a base_url, and with one LangChain does not ask for a stream's usage unless told to.
+    # ModelForge sets a base_url, with which LangChain requests a stream's usage only if stream_usage is set.
     for chunk in llm.stream(messages, stream_usage=True):
         print(chunk.content, end="", flush=True)
     print()

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs an application with four streams and prints how each ended and when its first chunk came."""
+"""Runs an application with four streams and prints how each ended and when its first chunk arrived."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ EXPECTED_SPANS = ("modelforge.get_llm", *4 * ["langchain.llm.invoke"])
 
 
 class EventCollector(Collector):
-    """Also keeps the events of chunks, as spans below the call that last from its start to the chunk."""
+    """A collector that also keeps chunk events, as spans below the call that last from its start to the chunk."""
 
     def receive(self, path: str, body: bytes) -> bool:
         if path == "/v1/traces":

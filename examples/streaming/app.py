@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""An application that streams an answer four times, each with another end. It creates a span for each stream."""
+"""An application that streams an answer four times, each with a different end. It creates a span for each stream."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ tracer = trace.get_tracer(__name__)
 
 def read(llm: BaseChatModel) -> None:
     """Read a stream to its end."""
-    # ModelForge sets a base_url, and with one LangChain does not ask for a stream's usage unless told to.
+    # ModelForge sets a base_url, with which LangChain requests a stream's usage only if stream_usage is set.
     for chunk in llm.stream("What is Lisbon like?", stream_usage=True):
         print(chunk.content, end="", flush=True)
     print()
@@ -35,7 +35,7 @@ def skim(llm: BaseChatModel) -> None:
 
 
 async def wait(llm: BaseChatModel) -> None:
-    """Read a stream until no chunk comes for a while."""
+    """Read a stream until no chunk arrives for a while."""
     try:
         async with asyncio.timeout(None) as timeout:
             async for chunk in llm.astream("What is Lisbon like? Please stop in the middle.", stream_usage=True):

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""An OpenAI-compatible server that streams a canned answer, and stops or fails in it if the question asks for that."""
+"""An OpenAI-compatible server that streams a canned answer, and stops or fails midway if the question asks for that."""
 
 import json
 import re
@@ -13,13 +13,13 @@ from typing import Any
 
 ANSWER = "Lisbon lies on seven hills above the Tejo, and its trams climb most of them."
 BEGINNING = 3
-"""Words before it stops or fails."""
+"""The number of words before it stops or fails."""
 FIRST_WORD_SECONDS = 0.03
 WORD_SECONDS = 0.005
 
 
 class Backend(ThreadingHTTPServer):
-    """Listens on a free port of the loopback interface."""
+    """The server, on a free port of the loopback interface."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -33,14 +33,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         question = body["messages"][-1]["content"]
-        # Of HTTP/1.0, this server's version, so the end of the connection is the end of the answer.
+        # This server uses HTTP/1.0, so the end of the connection is the end of the answer.
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         time.sleep(FIRST_WORD_SECONDS)
         for number, event in enumerate(_events(body["model"])):
             if number == BEGINNING and "stop" in question:
-                # Nothing comes, until the client has gone.
+                # Nothing is sent until the client disconnects.
                 self.rfile.read(1)
                 return
             if number == BEGINNING and "fail" in question:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 _DESCRIPTION: Final = (
-    "Tell whether the model calls of an application will be traced and, if not, why and what to do. Start it as the "
+    "Report whether the model calls of an application will be traced and, if not, why and what to do. Start it as the "
     "application is started: opentelemetry-instrument python -m opentelemetry_instrumentation_modelforge"
 )
 _EPILOG: Final = "The exit code is 0 if spans will come, 1 if not. Nothing is sent to a model provider."
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print a JSON document instead of a table")
     options = parser.parse_args(arguments)
-    # What is imported may print.
+    # The imported modules may print.
     with contextlib.redirect_stdout(sys.stderr):
         from .doctor import as_json, as_text, examine
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Capture of content: the receivers that ask for the content of a call, and the attributes it becomes."""
+"""Capture of content: the receivers that request the content of a call, and the attributes it becomes."""
 
 import os
 from base64 import b64encode
@@ -44,13 +44,13 @@ _CONVERT: Final = Guard("converting a message")
 _ON_SPAN: Final = (ContentCapturingMode.SPAN_ONLY, ContentCapturingMode.SPAN_AND_EVENT)
 _ON_EVENT: Final = (ContentCapturingMode.EVENT_ONLY, ContentCapturingMode.SPAN_AND_EVENT)
 
-# The class of load_completion_hook()'s no-op hook has no public name. Without it such a hook is called to no effect.
+# The class of load_completion_hook()'s no-op hook has no public name. Without it, such a hook is called without effect.
 _NO_HOOK: Final = cast("tuple[type, ...]", getattr(completion_hooks, "_NoOpCompletionHook", ()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContentCapture:
-    """The receivers of content, and how it is cleaned first. Read once for each ``instrument()``."""
+    """The receivers of content, and how it is cleaned first. Read once for each ``instrument()`` call."""
 
     on_span: bool = False
     on_event: bool = False
@@ -106,14 +106,14 @@ class ContentCapture:
         """Convert the content of one call. Values that can't be converted are left out.
 
         :param messages: LangChain's messages, or the text of a plain prompt.
-        :param generations: those of one prompt of an ``LLMResult``. Each is a choice.
-        :param params: the ``invocation_params``, which name the tools.
+        :param generations: the generations for one prompt of an ``LLMResult``. Each is a choice.
+        :param params: the ``invocation_params``, which contain the tools.
         :param secrets: the model's credentials.
-        :param system_separately: whether the provider takes system instructions apart from the history. Elsewhere they
-            are messages of it, with the role ``system``.
-        :param finish_reasons: one for each generation, as the provider's answer names them. Where there is none,
-            LangChain's metadata is read.
-        :param default_finish_reason: that of a choice for which neither names one: ``error`` for a failed call.
+        :param system_separately: whether the provider takes system instructions separately from the history. Otherwise
+            they are messages in the history, with the role ``system``.
+        :param finish_reasons: one for each generation, from the provider's answer. If one is missing, LangChain's
+            metadata is read.
+        :param default_finish_reason: the reason for a choice if neither has one: ``error`` for a failed call.
         """
         sanitizer = Sanitizer(self.max_content_length, self.redact, secrets)
         content = Content()
@@ -123,7 +123,7 @@ class ContentCapture:
                     content.system_instructions.extend(message_parts(sanitizer, message))
                 else:
                     content.input_messages.append(input_message(sanitizer, message))
-        # The reasons may be fewer than the generations.
+        # There may be fewer reasons than generations.
         for generation, finish_reason in zip(generations, chain(finish_reasons, repeat(None))):  # noqa: B905
             with _CONVERT:
                 content.output_messages.append(
@@ -139,7 +139,7 @@ class ContentCapture:
 def _mode() -> ContentCapturingMode:
     value = os.environ.get(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT, "").strip()
     if value and value.upper() not in ContentCapturingMode.__members__:
-        # Logged here, because the warning of the function below repeats any value.
+        # Logged here, because get_content_capturing_mode() logs any value unchanged.
         name, modes = OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT, ", ".join(ContentCapturingMode.__members__)
         _logger.warning("%s=%s is ignored: expected one of %s", name, shown(value), modes)
         return ContentCapturingMode.NO_CONTENT
@@ -157,7 +157,7 @@ def _emits_event(mode: ContentCapturingMode) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """The content of one call, as a completion hook takes it and as attributes."""
+    """The content of one call, for a completion hook and as attributes."""
 
     input_messages: list[InputMessage] = field(default_factory=list[InputMessage])
     output_messages: list[OutputMessage] = field(default_factory=list[OutputMessage])
@@ -190,12 +190,12 @@ class Content:
         }
 
 
-# Fields that may hold any value, null too. Everywhere else the schemas want a string, an object or nothing.
+# Fields that may hold any value, including null. Elsewhere the schemas require a string, an object or nothing.
 _ANY_VALUE: Final = frozenset({"arguments", "response"})
 
 
 def _schema_fields(fields: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the fields of a message, a part or a definition as the JSON schemas have them; bytes are base64."""
+    """Return the fields of a message, a part or a definition as the JSON schemas define them; bytes become base64."""
     return {
         name: b64encode(value).decode() if isinstance(value, bytes) else value
         for name, value in fields

@@ -3,10 +3,10 @@
 
 """The price of a model call in US dollars, computed from its token counts.
 
-The rates of a model are resolved once, when ModelForge hands the model out; a call only multiplies. They are read from
-data on the machine, never from the network. The first list that knows the model prices it: the models.dev metadata of
-an ``EnhancedLLM``, ModelForge's models.dev cache on disk (read only, whatever its age), or the ``genai-prices`` package
-if it is installed. A model that no list knows has no price: None, never 0.
+A model's rates are resolved once, when ModelForge hands the model out; a call only multiplies. They are read from data
+on the machine, never from the network. The first list that contains the model determines its price: the models.dev
+metadata of an ``EnhancedLLM``, ModelForge's models.dev cache on disk (never written, and used regardless of its age),
+or the ``genai-prices`` package if it is installed. A model that no list contains has no price: None, never 0.
 """
 
 import json
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .response import Usage
 
 _STANDARD_TIERS: Final = frozenset({"auto", "default", "on_demand", "standard", "standard_only"})
-"""Service tiers billed at the standard price: ``auto`` and ``default`` at OpenAI and most servers that speak its API
+"""Service tiers billed at the standard price: ``auto`` and ``default`` at OpenAI and most servers with its API
 (https://platform.openai.com/docs/api-reference/chat/create), ``on_demand`` at Groq
 (https://console.groq.com/docs/service-tiers), ``standard`` at Google (https://ai.google.dev/gemini-api/docs/optimization),
 ``standard`` and ``standard_only`` at Anthropic (https://platform.claude.com/docs/en/api/service-tiers)."""
@@ -52,10 +52,10 @@ _PROVIDER_IDS: Final = {
     )
     for name in names.split()
 }
-"""Ids of a provider in models.dev and in genai-prices, where either differs from ModelForge's name."""
+"""Ids of a provider in models.dev and in genai-prices, if either differs from ModelForge's name."""
 
 _NOTIONAL_PRICES: Final = frozenset({"github-copilot", "ollama"})
-"""Providers of genai-prices that do not bill an API call by the token: subscriptions and local servers."""
+"""Providers in genai-prices that do not bill API calls by the token: subscriptions and local servers."""
 
 _KINDS: Final = (
     ("input_tokens", ("cache_read_input_tokens", "cache_write_input_tokens", "audio_input_tokens")),
@@ -73,8 +73,8 @@ _PRICE_KEYS: Final = {
     "audio_output_tokens": "output_audio",
     "cache_write_1h_input_tokens": "cache_write_1h",
 }
-"""Keys of a kind's price in models.dev (https://github.com/anomalyco/models.dev, ``schema.ts``), which has no price of
-one-hour cache writes, and in genai-prices, where ``_mtok`` follows."""
+"""Keys of each kind's price in models.dev (https://github.com/anomalyco/models.dev, ``schema.ts``), which has no price
+for one-hour cache writes, and in genai-prices, which appends ``_mtok``."""
 
 _DATE_SUFFIX: Final = re.compile(r"[-@](20\d{2})-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])$")
 
@@ -84,12 +84,12 @@ class TokenRates:
     """US dollars per token of each kind, and per request."""
 
     tokens: Mapping[str, float]
-    """Rates of all kinds, by field of ``Usage``. Only one-hour cache writes may be missing."""
+    """Rates of all kinds, by field of ``Usage``. Only the rate of one-hour cache writes may be missing."""
     context_tiers: "tuple[tuple[int, TokenRates], ...]" = ()
     """Rates of calls with more input tokens than a threshold, the highest threshold first. They apply to all tokens of
-    such a call, not only to those above the threshold: providers bill so, and genai-prices computes so."""
+    such a call, not only to those above the threshold, just as providers bill and genai-prices computes."""
     service_tiers: "Mapping[str, TokenRates]" = field(default_factory=dict[str, "TokenRates"])
-    """Rates of the service tiers that the list prices, by lower-case name."""
+    """Rates of the service tiers that have a price in the list, by lower-case name."""
     request: float = 0.0
 
     def price(self, usage: "Usage", service_tier: str | None = None) -> float | None:
@@ -122,7 +122,7 @@ class TokenRates:
                 if tokens:
                     plain -= tokens
                     total += tokens * rates.tokens[kind]
-            # Kinds can overlap (cached audio) or exceed the total; each is charged then, and no plain token is left.
+            # Kinds can overlap (cached audio) or exceed the total; each is then charged, and no plain tokens remain.
             if plain > 0:
                 total += plain * rates.tokens[direction]
         return total
@@ -130,20 +130,20 @@ class TokenRates:
 
 @dataclass(slots=True)
 class ScheduledRates:
-    """Rates of genai-prices, which can change on a date or by the hour (DeepSeek's off-peak prices).
+    """Rates from genai-prices, which can change on a date or by the hour (DeepSeek's off-peak prices).
 
-    They are read again each minute. Dates and hours lie on whole minutes there, so each call gets the rates of its own
-    time, and a process that keeps a model for weeks follows a new price.
+    They are read again each minute. Changes there fall on whole minutes, so each call gets the rates in force at its
+    time, and a process that keeps a model for weeks picks up a new price.
     """
 
     model: "ModelInfo"
     variants: "Sequence[PriceVariant]"
-    """The model's prices in service tiers."""
-    # Minute and rates by tier are one attribute, so that threads change them together.
+    """The model's prices for service tiers."""
+    # The minute and the rates by tier are one attribute, so that a thread replaces them together.
     _current: tuple[int, dict[str, TokenRates]] = field(default=(-1, {}), init=False, repr=False, compare=False)
 
     def current(self, service_tier: str | None = None) -> TokenRates | None:
-        """Return the rates of a service tier in this minute, or None if genai-prices has none."""
+        """Return the rates of a service tier for this minute, or None if genai-prices has none."""
         now = int(time() // 60)
         minute, rates = self._current
         if minute != now:
@@ -178,9 +178,9 @@ class CostFunction:
     model: str
 
     def price(self, usage: "Usage", service_tier: str | None = None) -> float | None:
-        """Return what the function returns, whatever the service tier, or None unless it is a price.
+        """Return the function's result if it is a price, else None. The service tier is ignored.
 
-        :raises Exception: whatever the function raises.
+        :raises Exception: any exception that the function raises.
         """
         return price(self.function(self.provider, self.model, usage))
 
@@ -191,11 +191,11 @@ Rates: TypeAlias = TokenRates | ScheduledRates | CostFunction
 def resolve_rates(
     provider: str, model: str, *, api_base: str | None = None, metadata: Mapping[str, object] | None = None
 ) -> Rates | None:
-    """Return the rates of a model that is paid by the token, or None if no list knows its price.
+    """Return the rates of a model that is paid by the token, or None if no list has its price.
 
-    A provider is known by ModelForge's name or, to genai-prices, by the URL of its API. A server that neither
+    A provider is identified by ModelForge's name or, in genai-prices, by the URL of its API. A server that neither
     identifies gets no other provider's prices. A dated name (``gpt-4o-2024-05-13``) is looked up in all lists before it
-    is looked up without its date, because snapshots have had prices of their own.
+    is looked up without its date, because snapshots have had their own prices.
 
     :param provider: ModelForge's name of the provider.
     :param model: the name that is sent to the API.
@@ -218,10 +218,10 @@ def resolve_rates(
 
 
 def reference_rates(model: str) -> Rates | None:
-    """Return the rates behind the notional price that ModelForge prints for a model of GitHub Copilot.
+    """Return the rates behind the notional price that ModelForge prints for a GitHub Copilot model.
 
-    They are for ``modelforge.usage.reference_cost``: Copilot is a subscription, so this price is not a cost. Only the
-    model's own entry counts. ModelForge also accepts the first entry whose name is part of the model's name, and so
+    They are used for ``modelforge.usage.reference_cost``: Copilot is a subscription, so this price is not a cost. Only
+    the model's own entry counts. ModelForge also accepts the first entry whose name is part of the model's name, so it
     prints the price of ``gpt-4`` for ``gpt-4.1-mini``.
 
     :param model: the name that is sent to the API.
@@ -255,7 +255,7 @@ def _from_cache(provider_id: str, name: str) -> TokenRates | None:
 # The list of all models has thousands of entries, and a web service may call get_llm in every request.
 @lru_cache(maxsize=256)
 def _from_file(path: Path, modified: int, provider_id: str, name: str) -> TokenRates | None:
-    """Return the rates of a model in a file of one model or of many; ``modified`` is part of the cache's key."""
+    """Return a model's rates from a file of one or many models; ``modified`` is part of the cache key."""
     try:
         content: object = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -266,15 +266,15 @@ def _from_file(path: Path, modified: int, provider_id: str, name: str) -> TokenR
 
 
 def _from_models_dev(model: Mapping[str, object], name: str) -> TokenRates | None:
-    """Return the rates of a model's entry in models.dev, in its own form or in ModelForge's excerpt.
+    """Return the rates of a model's entry in models.dev, in its original form or in ModelForge's excerpt.
 
-    The entry counts only if it is for this name: ModelForge looks up its alias, which can stand for another model.
+    The entry counts only if it is for this name: ModelForge looks up its alias, which can refer to another model.
     """
     named = model.get("id", name)
     if not isinstance(named, str) or named.strip().removeprefix("models/").lower() != name.lower():
         return None
     cost = mapping(model.get("cost"))
-    # Beside `tiers`, context_over_200k is a copy for old readers, and its threshold is often not the real one.
+    # Alongside `tiers`, context_over_200k is a copy for old readers, and its threshold is often wrong.
     over_200k = mapping(cost.get("context_over_200k"))
     tiers = items(cost.get("tiers")) or ([{**over_200k, "tier": {"size": 200_000}}] if over_200k else [])
     conditions = [(mapping(tier.get("tier")), tier) for tier in map(mapping, tiers)]
@@ -285,8 +285,8 @@ def _from_models_dev(model: Mapping[str, object], name: str) -> TokenRates | Non
     }
     excerpt = {key.removesuffix("_per_1m_tokens"): value for key, value in mapping(model.get("pricing")).items()}
     rates = _token_rates(cost, context_tiers) or _token_rates(excerpt)
-    # models.dev also writes 0 for subscriptions, trials and local servers. It is a price only of a model whose name
-    # says so, as OpenRouter's ``:free`` models do.
+    # models.dev also writes 0 for subscriptions, trials and local servers. It is a price only for a model whose name
+    # marks it as free, such as OpenRouter's ``:free`` models.
     if rates is None or not (
         any(rates.tokens[total] for total, _ in _KINDS) or name.lower().endswith((":free", "-free"))
     ):
@@ -309,7 +309,7 @@ def _from_genai_prices(provider_id: str, name: str, api_base: str | None) -> Rat
     except ImportError:
         return None
     snapshot = get_snapshot()
-    # Its own look-up of a provider takes any name that contains "openai" for OpenAI.
+    # Its own provider lookup treats any name that contains "openai" as OpenAI.
     provider = next((p for p in snapshot.providers if api_base and re.match(p.api_pattern, api_base)), None) or next(
         (p for p in snapshot.providers if p.id == provider_id), None
     )
@@ -320,18 +320,18 @@ def _from_genai_prices(provider_id: str, name: str, api_base: str | None) -> Rat
     except LookupError:
         return None
     # A model can be another provider's (OpenAI's at Azure); genai-prices does not apply that provider's service tiers.
-    # Releases before 0.2 have no variants. A batch is a service tier to Groq and Anthropic, and apart in genai-prices.
+    # Releases before 0.2 have no variants. Groq and Anthropic call a batch a service tier; genai-prices does not.
     variants = getattr(model, "price_variants", None) or () if any(model is own for own in provider.models) else ()
     rates = ScheduledRates(model, [v for v in variants if list(v.when) in (["service_tier"], ["processing"])])
     return None if rates.current() is None else rates
 
 
 def _from_model_price(prices: "ModelPrice") -> TokenRates | None:
-    # The kinds of tokens differ between releases of genai-prices, and its attributes of unpriced kinds are slow.
+    # The kinds of tokens differ between releases of genai-prices, and its attributes for unpriced kinds are slow.
     known: dict[str, object] = vars(prices)
     by_key = {key: known.get(f"{key}_mtok") for key in _PRICE_KEYS.values()}
     by_key["reasoning"] = known.get("output_reasoning_mtok")
-    # Each kind has tiers of its own; the threshold of any of them starts a new set of rates.
+    # Each kind has its own tiers; every threshold among them starts a new set of rates.
     thresholds = {tier.start for value in by_key.values() for tier in getattr(value, "tiers", ())}
     above = {start: {key: _price_above(start, value) for key, value in by_key.items()} for start in (-1, *thresholds)}
     rates = _token_rates(above.pop(-1), above)
@@ -340,7 +340,7 @@ def _from_model_price(prices: "ModelPrice") -> TokenRates | None:
 
 
 def _price_above(threshold: int, value: object) -> object:
-    """Return a price of genai-prices, a number or a ``TieredPrices``, for more input tokens than ``threshold``."""
+    """Return the price above ``threshold`` input tokens from a price in genai-prices, a number or ``TieredPrices``."""
     tiers: Sequence[Tier] = getattr(value, "tiers", ())
     return next((tier.price for tier in reversed(tiers) if threshold >= tier.start), getattr(value, "base", value))
 
@@ -348,9 +348,9 @@ def _price_above(threshold: int, value: object) -> object:
 def _token_rates(
     prices: Mapping[str, object], context_tiers: Mapping[int, Mapping[str, object]] | None = None, per: int = 1_000_000
 ) -> TokenRates | None:
-    """Return the rates of the prices of ``per`` tokens, or None unless input and output are priced.
+    """Return the rates for prices per ``per`` tokens, or None unless input and output both have a price.
 
-    A kind without a price of its own is charged as a plain token of its direction, which is never cheaper.
+    A kind without its own price is charged as a plain token of its direction, which is never cheaper.
 
     :param prices: prices by key of ``_PRICE_KEYS``.
     :param context_tiers: prices by the number of input tokens above which they apply.
@@ -370,13 +370,13 @@ def _token_rates(
 
 
 def _tier(service_tier: str | None) -> str:
-    """Return a tier's name in lower case, or an empty one for a tier that is billed at the standard price."""
+    """Return a tier's name in lower case, or an empty string for a tier that is billed at the standard price."""
     tier = service_tier.lower() if service_tier else ""
     return "" if tier in _STANDARD_TIERS else tier
 
 
 def _names(model: str) -> list[str]:
-    """Return the names to look ``model`` up by: its own (without Google's prefix), then without a snapshot's date."""
+    """Return the names under which to look up ``model``: its own, without Google's prefix, then without its date."""
     name = model.strip().removeprefix("models/")
     undated = _DATE_SUFFIX.sub("", name)
     return [name] if undated == name else [name, undated]

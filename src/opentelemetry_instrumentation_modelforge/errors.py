@@ -1,11 +1,11 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What telemetry may tell of an exception: facts that are known to be safe, and its text only if asked for.
+"""What telemetry may record about an exception: facts that are known to be safe, and its text only if requested.
 
-An exception's text can quote the prompt, the answer or a credential in more ways than can be searched for. So the text
-is built here instead: from types, status codes, short identifiers, the operating system's own messages and the stack
-without values. Exceptions are told apart by the names of their classes, so that no provider's library is imported.
+An exception's text can quote the prompt, the answer or a credential in more ways than a search can find. So the text is
+built here instead: from types, status codes, short identifiers, the operating system's own messages and the stack
+without values. Exceptions are distinguished by the names of their classes, so that no provider's library is imported.
 """
 
 import linecache
@@ -29,7 +29,7 @@ from .redaction import looks_like_credential, without_credentials
 from .values import encodable, items, mapping, text
 
 _LONGEST_TEXT: Final = 4096
-"""Bytes of an exception's own text, with its causes' texts."""
+"""Bytes of an exception's own text, including its causes' texts."""
 _LONGEST_OWN_MESSAGE: Final = 512
 _LONGEST_LINE: Final = 200
 _MOST_EXCEPTIONS: Final = 16
@@ -59,13 +59,13 @@ _TIMEOUTS: Final = {
     "WriteTimeout": "write timeout",
     "PoolTimeout": "pool timeout",
 }
-"""Which time-out it was, by the class names of httpx, httpcore, requests, urllib3 and aiohttp."""
+"""The kind of timeout, by the class names of httpx, httpcore, requests, urllib3 and aiohttp."""
 _HTTP_CLIENTS: Final = frozenset({"httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3", "aiohttp"})
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorDescription:
-    """What telemetry tells of one exception."""
+    """The description of one exception that telemetry records."""
 
     type: str
     """The fully qualified name of the class: ``error.type``."""
@@ -84,10 +84,10 @@ class ErrorDescription:
 
 
 def error_type(error: BaseException) -> str:
-    """Return the exception's fully qualified class name, as the conventions' ``error.type`` wants it.
+    """Return the exception's fully qualified class name, as the conventions require for ``error.type``.
 
-    A class can be named after data. One whose name is not made of identifiers, or looks like a credential, has the
-    name of its nearest base class that does not. A module that was never imported is left out.
+    A class can be named after data. If its name is not made of identifiers, or looks like a credential, the name of the
+    nearest base class without this fault is returned. A module that was never imported is left out.
     """
     for kind in type.mro(type(error)):
         module, name = _names_of(kind)
@@ -99,22 +99,22 @@ def error_type(error: BaseException) -> str:
 def describe_error(
     error: BaseException, *, secrets: Sequence[str] = (), full: bool = False, handled: BaseException | None = None
 ) -> ErrorDescription:
-    """Return what telemetry tells of ``error``. No exception but an interrupt leaves this function.
+    """Return the description of ``error``. Only an interrupt can be raised from this function.
 
-    Unless ``full``, nothing is read whose size depends on the exception's text, nor is ``str(error)`` called.
+    Unless ``full``, nothing whose size depends on the exception's text is read, and ``str(error)`` is not called.
 
-    :param secrets: credentials to keep out, on top of everything that looks like one.
-    :param full: add the texts of the exception and its causes, without credentials, at most 4 KiB of them.
-    :param handled: the exception that the application was handling when the call began. Where it appears among the
+    :param secrets: credentials to remove, in addition to everything that looks like one.
+    :param full: whether to add the texts of the exception and its causes, without credentials, at most 4 KiB of them.
+    :param handled: the exception that the application was handling when the call began. If it appears among the
         causes and contexts, it and those behind it are left out.
     """
     return _describe(error, _Writer(tuple(secrets), full, handled))
 
 
 def fault_text(error: BaseException) -> str:
-    """Return the stack, the types and the facts of ``error`` for a log line: no text of its own, and no values.
+    """Return the stack, the types and the facts of ``error`` for a log line, without its own text and without values.
 
-    Contexts are left out: for a hook that fails after a call has, the context is the application's exception.
+    Contexts are left out: if a hook fails after a failed call, the context is the application's exception.
     """
     return _describe(error, _Writer((), full=False, contexts=False)).stacktrace
 
@@ -126,7 +126,7 @@ def _describe(error: BaseException, writer: "_Writer") -> ErrorDescription:
     kind, facts = error_type(error), summaries[0]
     message = facts.line(kind)
     if not facts:
-        # An APIConnectionError says nothing; the ConnectionRefusedError or at least the ReadError behind it does.
+        # An APIConnectionError explains nothing; the ConnectionRefusedError or at least the ReadError behind it does.
         caused = 1 if len(chain) > 1 and chain[1][1] == _CAUSE else None
         origin = next((index for index, told in enumerate(summaries) if told), caused)
         if origin is not None:
@@ -140,13 +140,13 @@ def _describe(error: BaseException, writer: "_Writer") -> ErrorDescription:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What is told of one exception beside its type and its stack."""
+    """The facts about one exception, other than its type and its stack."""
 
     brief: str = ""
     details: str = ""
-    """For the stack trace only: with a request's id, no two calls would have the same status."""
+    """For the stack trace only: with a request id, no two calls would have the same status."""
     text: str = ""
-    """The exception's own text, if it is asked for."""
+    """The exception's own text, if it is requested."""
 
     def __bool__(self) -> bool:
         return bool(self.brief or self.text)
@@ -160,7 +160,7 @@ _NO_FACTS: Final = _Facts()
 
 
 class _Writer:
-    """Writes one description: knows what to keep out and what is left of each limit."""
+    """The writer of one description, with the secrets to remove and the remainder of each limit."""
 
     __slots__ = ("_contexts", "_exceptions_left", "_full", "_left", "_seen", "secrets")
 
@@ -175,7 +175,7 @@ class _Writer:
         self._exceptions_left = _MOST_EXCEPTIONS
 
     def chain(self, error: BaseException) -> list[tuple[BaseException, str]]:
-        """Return ``error`` and what led to it, each with the words by which the stack trace links it to the former."""
+        """Return ``error`` and its origins, each with the words that link it to the one before in the stack trace."""
         chain: list[tuple[BaseException, str]] = []
         link: tuple[BaseException, str] | None = (error, "")
         while link is not None and self._exceptions_left > 0:
@@ -200,7 +200,7 @@ class _Writer:
         return _Facts("" if facts.brief in said else facts.brief, facts.details, said)
 
     def stack_lines(self, chain: Sequence[tuple[BaseException, str]], summaries: Sequence[_Facts]) -> Iterator[str]:
-        """Yield the lines of a stack trace in Python's format, the first cause first."""
+        """Yield the lines of a stack trace in Python's format, starting with the first cause."""
         for (error, link), facts in zip(reversed(chain), reversed(summaries), strict=True):
             yield from _frame_lines(safely(lambda error=error: error.__traceback__, None))
             yield facts.line(error_type(error), detailed=True)
@@ -239,10 +239,10 @@ def _facts(error: BaseException, secrets: tuple[str, ...]) -> _Facts:
         module, name = _names_of(base)
         modules.add(module.partition(".")[0])
         names.add(name)
-    # By identity: any class can name that module as its own.
+    # By identity, because any class can set that module as its own.
     if getattr(sys.modules.get("modelforge.exceptions"), _names_of(kind)[1], None) is kind:
         return _Facts(_own_message(error, secrets))
-    # By the class itself: urllib3 derives NewConnectionError from ConnectTimeoutError.
+    # By the class itself, because urllib3 derives NewConnectionError from ConnectTimeoutError.
     if modules & _HTTP_CLIENTS and (timeout := _TIMEOUTS.get(_names_of(kind)[1])):
         return _Facts(timeout)
     return _api_facts(error, modules, names, secrets) or (
@@ -251,7 +251,7 @@ def _facts(error: BaseException, secrets: tuple[str, ...]) -> _Facts:
 
 
 def _own_message(error: BaseException, secrets: tuple[str, ...]) -> str:
-    """Return the message of one of ModelForge's errors; without what it may quote of another error."""
+    """Return the message of one of ModelForge's errors, without any text that it may quote from another error."""
     message = error.args[0] if error.args else None
     if not isinstance(message, str):
         return ""
@@ -274,7 +274,7 @@ def _system_error(error: BaseException) -> str:
 
 
 def _api_facts(error: BaseException, modules: set[str], names: set[str], secrets: tuple[str, ...]) -> _Facts:
-    """Return what the provider's answer says in numbers and identifiers."""
+    """Return the numbers and identifiers in the provider's answer."""
     code = getattr(error, "code", None)
     label = reason = None
     if "GoogleAPICallError" in names and "google" in modules:
@@ -322,7 +322,7 @@ def _statuses(error: BaseException, names: set[str], modules: set[str]) -> Itera
 
 
 def _provider_fields(body: object) -> Mapping[str, object]:
-    """Return the error in a provider's answer: alone, in ``{"error": …}``, or in a list as Google's is."""
+    """Return the error in a provider's answer: on its own, in ``{"error": …}``, or in a list, like Google's."""
     if elements := items(body):
         body = elements[0]
     fields = mapping(body)
@@ -342,9 +342,9 @@ def _label(value: object, secrets: tuple[str, ...]) -> str | None:
 
 
 def _matching(pattern: re.Pattern[str], value: object, secrets: tuple[str, ...], *, random: bool = False) -> str | None:
-    """Return ``value`` if it is a short identifier, neither a credential nor a part of one.
+    """Return ``value`` if it is a short identifier and neither a credential nor a part of one, else None.
 
-    :param random: whether it may be a long random word, as the ids of requests are.
+    :param random: whether it may be a long random word, like the ids of requests.
     """
     if not isinstance(value, str) or not pattern.fullmatch(value):
         return None
@@ -358,7 +358,7 @@ def _matching(pattern: re.Pattern[str], value: object, secrets: tuple[str, ...],
 
 
 def _names_of(kind: type) -> tuple[str, str]:
-    """Return a class's module and qualified name; a metaclass can make them anything."""
+    """Return a class's module and qualified name; a metaclass can set them to anything."""
     return safely(lambda: text(kind.__module__), None) or "", safely(lambda: text(kind.__qualname__), None) or ""
 
 
@@ -366,7 +366,7 @@ def _names_of(kind: type) -> tuple[str, str]:
 
 
 def _frame_lines(traceback: object) -> Iterator[str]:
-    """Yield the frames of ``traceback`` in Python's format, the middle ones left out if there are many."""
+    """Yield the frames of ``traceback`` in Python's format, without the middle ones if there are many."""
     if type(traceback) is not TracebackType:
         return
     frames = [(frame, line or 0) for frame, line in walk_tb(traceback)]
@@ -382,7 +382,7 @@ def _written(frames: Sequence[tuple[FrameType, int]]) -> Iterator[str]:
     def extract(*, lines: bool) -> StackSummary:
         return StackSummary.extract(iter(frames), limit=_MOST_FRAMES, lookup_lines=lines)
 
-    # The loader of a module may raise when it is asked for the source.
+    # A module's loader may raise when it is asked for the source.
     summary = safely(partial(extract, lines=True), None) or extract(lines=False)
     for entry in summary:
         known = _FILE_NAME.fullmatch(entry.filename)
@@ -394,6 +394,6 @@ def _written(frames: Sequence[tuple[FrameType, int]]) -> Iterator[str]:
 
 
 def _is_read_from_disk(file_name: str) -> bool:
-    # Other sources come from a loader or from whoever compiled them, such as a tool that runs a model's answer.
+    # Other sources come from a loader or from the code that compiled them, such as a tool that runs a model's answer.
     entry = linecache.cache.get(file_name, ())
     return len(entry) == 4 and entry[1] is not None

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The estimate of a call's tokens, for the span only, where the provider reported none."""
+"""The estimate of a call's tokens, for the span only, if the provider reported none."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -10,15 +10,15 @@ from typing import Final
 from .response import Usage
 from .values import items, mapping
 
-# ModelForge's estimate (modelforge.telemetry).
+# As in ModelForge's own estimate (modelforge.telemetry).
 _CHARACTERS_PER_TOKEN: Final = 4
 
 _MOST_TEXTS: Final = 1000
-"""Texts that are counted, so that a long history does not make a call slow."""
+"""The number of texts that are counted at most, so that a long history does not slow down a call."""
 
 
 def estimated_usage(prompt: Sequence[object], generations: Sequence[object]) -> Usage:
-    """Return an estimate from the number of characters. It is 0 for a stream of which no content has come.
+    """Return an estimate from the number of characters. The output is 0 for a stream that has produced no content.
 
     :param prompt: LangChain's messages, or plain prompts.
     :param generations: LangChain's generations.

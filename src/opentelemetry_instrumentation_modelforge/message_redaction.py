@@ -1,11 +1,11 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Credentials in the messages of exceptions and in warnings, where a word too many may be replaced.
+"""Redaction of credentials in exception messages and warnings, where replacing a word too many is acceptable.
 
-In what a person or a model wrote, a hash, an id or a word after "key" is content. A message loses nothing by their
-absence, so here whatever may be a credential is replaced: long random words, and what follows a credential's name in
-whatever syntax. All the patterns are linear, as those of :mod:`redaction` are.
+In a text that a person or a model wrote, a hash, an id or a word after "key" is content. A message loses nothing
+without them, so here every possible credential is replaced: long random words, and the value that follows a
+credential's name in any syntax. All the patterns are linear, like those of :mod:`redaction`.
 """
 
 import re
@@ -18,11 +18,11 @@ from .redaction import AFTER_ESCAPE, NEW, QUALIFIED, REDACTED, any_case, verbose
 
 _SHORTEST: Final = 16
 _LONG_WORD: Final = re.compile(rf"[A-Za-z0-9_+/~.*-]{{{_SHORTEST},}}+={{0,2}}+")
-# Between lower case, upper case and digits; a capital before small letters begins a word.
+# A change between lower case, upper case and digits; a capital before small letters begins a word.
 _CHANGE: Final = re.compile(r"[a-z](?=[A-Z0-9]) | [A-Z](?=[0-9]) | [0-9](?=[A-Za-z])", re.VERBOSE)
 # The parts of a model's name or a version are shorter.
 _LONG_PART: Final = re.compile(r"[A-Za-z0-9]{12}")
-# A UUID, 128 bits in hexadecimal, base32, and a key of which a provider has masked the middle.
+# A UUID, 128 bits in hexadecimal, base32, and a key whose middle a provider has masked.
 _ALWAYS_RANDOM: Final = re.compile(
     r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
     r"|(?=[0-9]{0,31}[a-fA-F])(?=[a-fA-F]{0,31}[0-9])[0-9a-fA-F]{32}"
@@ -33,17 +33,17 @@ _PLAIN: Final = re.compile(r"[A-Za-z]?[a-z0-9_+~-]*|[/.]")
 
 
 def _is_random(word: str) -> bool:
-    """Return whether the characters of a long word are as mixed as chance mixes them.
+    """Return whether the characters of a long word are as mixed as random ones.
 
-    Of random letters and digits, two in five are followed by one of another kind, and hardly ever less than one in
-    five. In names like ``ChatGoogleGenerativeAI`` and ``gpt-4o-2024-08-06`` it is less than that.
+    Of random letters and digits, two in five are followed by one of another kind, and hardly ever fewer than one in
+    five. In names like ``ChatGoogleGenerativeAI`` and ``gpt-4o-2024-08-06``, the share is lower than that.
     """
     if _ALWAYS_RANDOM.search(word):
         return True
     digits = sum(map(word.count, "0123456789"))
     needed = 0.18 if (digits > 1 and len(word) >= 20) or (digits and len(word) >= 32) else 0.25
     share = len(_CHANGE.findall(word)) / len(word)
-    # Base64 is divided by its own signs.
+    # Base64 is divided into shorter parts by its own + and /.
     return share >= needed and (
         _LONG_PART.search(word) is not None or (share >= 0.3 and not {"+", "/"}.isdisjoint(word))
     )
@@ -53,13 +53,13 @@ def _without_random_word(match: re.Match[str]) -> str:
     word = match[0]
     if "/" not in word and "." not in word:
         return REDACTED if _is_random(word) else word
-    # A path or a URL, of which one part may be random, or base64, of which any part may be short.
+    # A path or a URL, one part of which may be random, or base64, any part of which may be short.
     parts = [REDACTED if len(part) >= _SHORTEST and _is_random(part) else part for part in _BREAK.split(word)]
     is_path = all(part == REDACTED or _PLAIN.fullmatch(part) for part in parts)
     return "".join(parts) if is_path or not _is_random(word) else REDACTED
 
 
-# --- What a name is followed by ---
+# --- The value after a name ---
 
 _WORDS: Final = any_case(
     *"key auth bearer basic jwt password pass pwd pw pin pat otp tok signature sig login session".split(),  # noqa: SIM905
@@ -77,7 +77,7 @@ _FILLING: Final = any_case(
     *"a an the is was are be has have had with as of to id set value string str header provided given".split(),  # noqa: SIM905
     *"or default parameter variable you not valid invalid incorrect wrong bad expired rejected revoked denied".split(),  # noqa: SIM905
 )
-# Whatever is no word, escaped or not, but the end of a sentence. A slash begins a path.
+# Anything that is not a word, escaped or not, except the end of a sentence. A slash begins a path.
 _GAP: Final = rf"""(?:
     %(?:25)*+[0-9A-Fa-f]{{2}} | \\{{1,8}}+(?:u[0-9A-Fa-f]{{4}}|x[0-9A-Fa-f]{{2}}|075|[nrt])
   | &(?:amp;){{0,3}}+\#?\w{{1,8}}+; | [bBfFrRuU]{{1,2}}+(?=["']) | {_FILLING}(?!\w)
@@ -86,12 +86,12 @@ _GAP: Final = rf"""(?:
 _CHARACTER: Final = r"(?: [^\s\"'<>&,;)\]}\\`%] | %(?!2[267Cc]|3[Ee]|7[Dd]) )"
 _WORD: Final = r"(?:[A-Za-z]{1,64}+|[0-9]{1,64}+)"
 _ALGORITHM: Final = any_case("base", "sha", "utf", "oauth", "x5", "http", "ed2", "rs", "hs", "es", "aes", "ipv")
-# Letters and digits mixed, which words, numbers and dates are not; also as the first of a list.
+# Letters and digits mixed, unlike words, numbers and dates; also as the first item of a list.
 _MIXED: Final = rf"""(?! /|\w{{1,16}}:// | {_ALGORITHM}-?[0-9] ) (?={_CHARACTER}{{6}}) (?={_CHARACTER}{{0,64}}?[0-9])
     (?={_CHARACTER}{{0,64}}?[A-Za-z])
     (?! {_WORD} (?: [_.:/-]{{1,8}}+ {_WORD} ){{0,32}}+ [_.:!?-]{{0,8}}+ (?!{_CHARACTER}) )
     {_CHARACTER}++ (?: ["'],[ ]?["'][^"'\r\n]{{1,512}}+(?=["'][\],]) )*+"""
-# Any word, where a sign or a quote says that it is the value of a name that leaves no doubt.
+# Any word that a sign or a quote marks as the value of an unambiguous name.
 _QUOTED: Final = rf"""(?: (?<=[=|>(]) | (?<=[=:(]["'`]) | (?<=[=:\w][ ]["'`]) )
     {NEW} (?! (?:None|null|true|false|True|False)\b ) {_CHARACTER}{{4,}}+"""
 _NAMED: Final = verbose(
@@ -103,12 +103,12 @@ _FIELD_ERROR: Final = verbose(
     rf"(?P<keep> {_NAME} \n[ ][^\n]{{1,300}}? input_value= ) [^\n]{{1,300}}? (?=,[ ]input_type=)"
 )
 
-# A header until its end, with its continued lines: a scheme may take any number of parameters.
+# A header up to its end, including continuation lines: a scheme may take any number of parameters.
 _AUTHORIZATION: Final = verbose(
     rf"""(?P<keep> {any_case("authorization")} [ \t]*+ [:=] [ \t]*+ ) (?!["'])
         (?: [^\r\n"'\\] | (?<==)"[^"\r\n]*+" | \\(?!["'nr]) | (?:\\r)?\\n(?:[ ]|\\t) | \r?\n[ \t]++(?=\S) )++"""
 )
-# A user's name and a password, of a URL that has lost its scheme and of a command.
+# A user name and a password, in a URL whose scheme is cut off and in a command.
 _USER_AT_HOST: Final = verbose(
     r"""(?P<keep> (?<![\w.%+~/:-]) // | (?<![\w.%+~-]) (?!mailto:) [\w.%+~-]{0,64}+ : (?!//) )
         (?![0-9]{1,5}/) (?!\[REDACTED\]) [^\s"'<>@]{1,256}+ (?=@[\w\[])"""
@@ -132,11 +132,11 @@ _PATTERNS: Final = (
     ("", _USER_PAIR),
     ("", _NAMED),
 )
-"""Each with what it looks for."""
+"""Each with a text that its matches contain."""
 
 
 def without_secrets(text: str, secrets: Iterable[str] = (), limit: int | None = None) -> str:
-    """Return the text of an exception or of a warning without whatever may be a credential.
+    """Return the text of an exception or of a warning without possible credentials.
 
     The parameters are those of :func:`redaction.without_credentials`.
     """

@@ -1,11 +1,11 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""LangChain's messages, generations and tools as the message parts of the GenAI conventions.
+"""Conversion of LangChain's messages, generations and tools to the message parts of the GenAI conventions.
 
 The conventions' JSON schemas are ``gen-ai-input-messages.json``, ``gen-ai-output-messages.json``,
-``gen-ai-system-instructions.json`` and ``gen-ai-tool-definitions.json``; ``opentelemetry.util.genai.types`` has them as
-classes. Content for which they have no part is left out.
+``gen-ai-system-instructions.json`` and ``gen-ai-tool-definitions.json``; ``opentelemetry.util.genai.types`` has classes
+for them. Content for which they define no part is left out.
 """
 
 import json
@@ -75,8 +75,8 @@ def output_message(
     """Convert one choice.
 
     :param generation: LangChain's ``Generation`` or ``ChatGeneration``.
-    :param finish_reason: the choice's, as the provider's answer names it; None to read it from LangChain's metadata.
-    :param default_finish_reason: used where neither names one. The schema wants a string.
+    :param finish_reason: the choice's, from the provider's answer; None to read it from LangChain's metadata.
+    :param default_finish_reason: used if neither has one. The schema requires a string.
     """
     message: object = getattr(generation, "message", None)
     metadata = getattr(message, "response_metadata", None) or getattr(generation, "generation_info", None)
@@ -120,7 +120,7 @@ def _name(sanitizer: Sanitizer, message: object) -> str | None:
 def _tool_response(sanitizer: Sanitizer, content: object, call_id: object) -> ToolCallResponsePart:
     """Convert a tool's result: to parts if it consists of texts and media, else to a structure."""
     blocks = items(content)
-    # A result inside a result stays a structure, or results could nest beyond what can be exported.
+    # A result inside a result stays a structure; otherwise results could nest too deeply to be exported.
     parts = _parts(sanitizer, blocks, _RESULT_CONVERTERS)
     return ToolCallResponsePart(
         parts if parts and len(parts) == len(blocks) else sanitizer.structure(content), sanitizer.identifier(call_id)
@@ -128,7 +128,7 @@ def _tool_response(sanitizer: Sanitizer, content: object, call_id: object) -> To
 
 
 def _answer_parts(sanitizer: Sanitizer, message: AIMessage, content: object) -> list[MessagePart]:
-    """Convert a model's message. LangChain keeps some of its parts beside the content."""
+    """Convert a model's message. LangChain keeps some of its parts outside the content."""
     extra = mapping(getattr(message, "additional_kwargs", None))
     blocks: list[object] = []
     for name in ("reasoning_content", "reasoning"):
@@ -138,7 +138,7 @@ def _answer_parts(sanitizer: Sanitizer, message: AIMessage, content: object) -> 
     if refusal := extra.get("refusal"):
         blocks.append({"type": "refusal", "refusal": refusal})
     if audio := extra.get("audio"):
-        # Bytes of a WAV file from Google; from OpenAI an object, whose transcript is the text of the answer.
+        # From Google, the bytes of a WAV file; from OpenAI, an object whose transcript is the text of the answer.
         fields = mapping(audio)
         blocks.append({"type": "text", "text": fields.get("transcript")})
         blocks.append({"type": "audio", **(fields or {"data": audio, "mime_type": "audio/wav"})})
@@ -155,7 +155,7 @@ def _answer_parts(sanitizer: Sanitizer, message: AIMessage, content: object) -> 
 
 def _tool_call(sanitizer: Sanitizer, name: object, arguments: object, call_id: object) -> ToolCallRequestPart:
     if isinstance(arguments, str):
-        # LangChain failed to parse these arguments, or has not tried.
+        # LangChain failed to parse these arguments, or did not try.
         with suppress(ValueError, RecursionError):
             arguments = json.loads(arguments)
     return ToolCallRequestPart(
@@ -169,7 +169,7 @@ def _blocks(content: object) -> Sequence[object]:
     return items(content) or ((content,) if content else ())
 
 
-# The types that are streamed in fragments, each with the field of its text.
+# The types that are streamed in fragments, each with the field that holds its text.
 _FRAGMENT_TEXT: Final = {"text": "text", "thinking": "thinking", "reasoning": "reasoning"}
 
 
@@ -178,14 +178,14 @@ def _fragment_type(block: object) -> str | None:
         return "text"
     fields = mapping(block)
     block_type = fields.get("type")
-    # LangChain has merged blocks that have an index.
+    # LangChain has already merged the blocks that have an index.
     if not isinstance(block_type, str) or "index" in fields:
         return None
     return block_type if isinstance(fields.get(_FRAGMENT_TEXT.get(block_type, "")), str) else None
 
 
 def _merged_fragments(blocks: Iterable[object]) -> Iterator[object]:
-    """Merge the adjacent fragments that a stream left, since a credential split between two is not recognized."""
+    """Merge the adjacent fragments of a stream, because a credential split between two is not recognized."""
     for block_type, group in groupby(blocks, _fragment_type):
         if block_type is None:
             yield from group
@@ -214,7 +214,7 @@ def _text(sanitizer: Sanitizer, block: Mapping[str, object]) -> Iterator[Message
 
 
 def _refusal(sanitizer: Sanitizer, block: Mapping[str, object]) -> Iterator[MessagePart]:
-    # The conventions have no part for a refusal. It takes the place of the answer.
+    # The conventions define no part for a refusal. It takes the place of the answer.
     if text := _first_text(block, "refusal"):
         yield TextPart(sanitizer.text(text))
 
@@ -265,7 +265,7 @@ def _server_tool_result(sanitizer: Sanitizer, block: Mapping[str, object]) -> It
     )
 
 
-# The modality of each block type; None where it follows from the MIME type.
+# The modality of each block type; None if it follows from the MIME type.
 _MODALITIES: Final[Mapping[str, str | None]] = {
     **dict.fromkeys(("image", "image_url", "input_image"), "image"),
     **dict.fromkeys(("audio", "input_audio"), "audio"),
@@ -275,7 +275,7 @@ _MODALITIES: Final[Mapping[str, str | None]] = {
 
 
 def _media(sanitizer: Sanitizer, block: Mapping[str, object]) -> Iterator[MessagePart]:
-    """Convert an image, audio, a video or a file, in each provider's spelling and in LangChain's of 0.3 and 1.x."""
+    """Convert an image, audio, a video or a file, in each provider's format and in those of LangChain 0.3 and 1.x."""
     block_type = str(block["type"])
     nested = block.get(block_type) or block.get("image_url") or block.get("source")
     inner = {"url": nested} if isinstance(nested, str) else mapping(nested)
@@ -298,7 +298,7 @@ def _media(sanitizer: Sanitizer, block: Mapping[str, object]) -> Iterator[Messag
             return
     if url := _first_text(fields, "url", "file_uri", "file_url", "uri"):
         url = url.strip()
-        # The community ChatOllama takes base64 in place of a URL.
+        # The community ChatOllama accepts base64 in place of a URL.
         if _is_data_url(url) or (":" not in url and decode_base64(url)):
             yield _inline(sanitizer, url, mime_type, modality)
         else:
@@ -307,7 +307,7 @@ def _media(sanitizer: Sanitizer, block: Mapping[str, object]) -> Iterator[Messag
         yield FilePart(mime_type, modality, file_id)
 
 
-# The MIME type is the one field that is not cleaned, so anything else is left out.
+# The MIME type is the one field that is not cleaned, so a value of any other form is left out.
 _MIME_TYPE: Final = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}(?=$|;)", re.ASCII)
 
 
@@ -328,13 +328,13 @@ def _inline(sanitizer: Sanitizer, data: str | bytes, mime_type: str | None, moda
     return BlobPart(mime_type, modality, sanitizer.binary(data))
 
 
-# Texts and media: what a tool's result may consist of.
+# Texts and media, of which a tool's result may consist.
 _RESULT_CONVERTERS: Final[Mapping[str, _Converter]] = {
     **dict.fromkeys(("text", "input_text", "output_text"), _text),
     **dict.fromkeys(_MODALITIES, _media),
 }
 
-# Calls of the application's tools are not here: LangChain has them as the message's tool_calls too.
+# Calls of the application's tools are left out: LangChain also has them in the message's tool_calls.
 _CONVERTERS: Final[Mapping[str, _Converter]] = {
     **_RESULT_CONVERTERS,
     **dict.fromkeys(("thinking", "reasoning", "reasoning_content"), _reasoning),
@@ -371,7 +371,7 @@ _CONVERTERS: Final[Mapping[str, _Converter]] = {
 def tool_definitions(sanitizer: Sanitizer, tool: object) -> Iterator[ToolDefinition]:
     """Convert one entry of ``tools`` or ``functions``.
 
-    It is OpenAI's tool, a flat function of its Responses API or its old ``functions``, or Google's set of tools.
+    It is an OpenAI tool, a flat function of its Responses API or its old ``functions``, or a Google set of tools.
     """
     fields = mapping(tool)
     tool_type = fields.get("type", "function")
@@ -379,7 +379,7 @@ def tool_definitions(sanitizer: Sanitizer, tool: object) -> Iterator[ToolDefinit
     if tool_type == "function" and _first_text(function, "name"):
         yield _function(sanitizer, function)
     elif isinstance(tool_type, str) and "type" in fields:
-        # The provider runs this tool. Its settings may hold the headers of a server, so they are left out.
+        # The provider runs this tool. Its settings may contain a server's headers, so they are left out.
         name = _first_text(fields, "name", "server_label") or tool_type
         yield GenericToolDefinition(sanitizer.text(name), sanitizer.text(tool_type))
     else:

@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Credentials in text, headers and URLs: finding and replacing them.
+"""Detection and replacement of credentials in text, headers and URLs.
 
-Each pattern scans a text once and looks back and ahead no further than a bound, so the time is linear in the text's
-length. Possessive quantifiers keep a failed match from being tried again with less.
+Each pattern scans a text once, and its lookbehinds and lookaheads are bounded, so the time is linear in the text's
+length. Possessive quantifiers keep a failed match from being retried with fewer characters.
 """
 
 import re
@@ -27,9 +27,9 @@ _MARGIN: Final = 4096
 
 
 def any_case(*words: str) -> str:
-    """Return a verbose pattern of any of ``words`` in any case; where one begins with another, it goes first."""
-    # Sets are several times faster than re.IGNORECASE, with which re does not check a branch's first character. So are
-    # few branches.
+    """Return a verbose pattern for any of ``words`` in any case; a word that begins with another must precede it."""
+    # Sets are several times faster than re.IGNORECASE, with which re does not check a branch's first character. Fewer
+    # branches are faster, too.
     rests: dict[str, list[str]] = {}
     for word in words:
         rests.setdefault(word[:1], []).append(word[1:])
@@ -42,17 +42,17 @@ def _letter(character: str) -> str:
 
 
 def verbose(pattern: str) -> re.Pattern[str]:
-    """Return a pattern that is written with blanks and comments."""
+    """Compile a pattern that is written with whitespace and comments."""
     return re.compile(pattern, re.VERBOSE)
 
 
 NEW: Final = r"(?!\[REDACTED\])"
-# JSON, URLs and Python's repr() write a line break, a space or a quote before a credential with letters and digits.
+# Before a credential, JSON, URLs and Python's repr() write a line break, a space or a quote as letters and digits.
 AFTER_ESCAPE: Final = r"(?<=\\[nrt]) | (?<=\\u[0-9A-Fa-f]{4}) | (?<=\\x[0-9A-Fa-f]{2}) | (?<=%[0-9A-Fa-f]{2})"
 _WORD_START: Final = rf"(?: (?<![A-Za-z0-9_]) | {AFTER_ESCAPE} )"
 
-# A PEM block, also with its line breaks escaped, percent-encoded or quoted by ">"; without its end, as far as its lines
-# are long enough.
+# A PEM block, even with its line breaks escaped, percent-encoded or quoted by ">". Without its end, the block extends
+# as far as its lines are long enough.
 _PEM: Final = verbose(
     r"""-----BEGIN(?:[ +]|%20)[A-Z0-9 +%]{1,40}-----
         (?: (?: [A-Za-z0-9+/=\s:,.\\>%]++ | -(?!----) )*+ -----END(?:[ +]|%20)[A-Z0-9 +%]{1,40}-----
@@ -80,7 +80,7 @@ _SHAPES: Final = tuple(
     )
 )
 
-# The vendors' prefixes, with the * they mask keys with. Ordinary words follow "sk-" and "hf_", too.
+# The vendors' prefixes, with the * used to mask keys. Ordinary words follow "sk-" and "hf_", too.
 _VENDOR: Final = verbose(
     rf"""(?= {_PREFIX}[-_] | {any_case("gh", "lsv", "gi", "gl", "xo")} ) {_WORD_START}
         (?: {_PREFIX}[-_] (?: (?=[a-z_.-]{{0,16}}[A-Z0-9*]) [\w*.-]{{6,}}+ | [\w*.-]{{12,}}+ )
@@ -89,21 +89,21 @@ _VENDOR: Final = verbose(
         )"""
 )
 
-# Authorization without the header's name. "Bearer of news" and "basic usage" are prose.
+# The value of an Authorization header without the header's name. "Bearer of news" and "basic usage" are prose.
 _SCHEME_AND_VALUE: Final = verbose(
     rf"""(?P<keep> (?=[Bb][AaEe]) {_WORD_START} {any_case("bearer", "basic")} (?:[ \t]{{1,8}}+|%20|\\u0020|\+) ) {NEW}
         (?= [\w.~+/=;:-]{{0,64}}? (?: [0-9=] | [a-z][A-Z] ) | [\w.~+/=-]{{20}} )
         [^\s"',\\<>]++"""
 )
 
-# --- Fields, headers, parameters and variables, told by their names ---
+# --- Fields, headers, parameters and variables, recognized by their names ---
 
 _QUALIFIERS: Final = (  # noqa: SIM905 - a list of words reads better in one string.
     "api access refresh auth session security bearer oauth client private signing encryption master account shared "
     "subscription service secret webhook amz goog"
 ).split()
 QUALIFIED: Final = rf"""(?:
-    # A URL's query, also escaped.
+    # A URL's query, escaped or not.
     (?<=[?&]) | (?<=[;6Ff])
         (?: (?<=amp;) | (?<=\#38;) | (?<=x26;) | (?<=x26) | (?<=u0026) | (?<=%26) | (?<=%2526) | (?<=%3[Ff]) )
     # An environment variable.
@@ -125,19 +125,19 @@ _NAME: Final = rf"""
     )"""
 _ENCODED_QUOTE: Final = r"&(?:amp;)?(?:quot|apos|\#3[49]|\#x2[27]); | \\u002[27] | \\x2[27] | %(?:25)*+2[27]"
 _ANY_QUOTE: Final = rf"(?: {_ENCODED_QUOTE} | \\{{0,8}}+[\"'] )"
-# JSON, XML, URLs and source text have other spellings of the two signs.
+# JSON, XML, URLs and source text have other spellings of the two signs, : and =.
 _SIGN: Final = r"[:=]{1,3}+>? | %(?:25)*+3[AaDd] | \\(?:u00|x)3[AaDd] | &\#(?:58|61|[xX]3[AaDd]); | &(?:equals|colon);"
-# An XML element, or an object of a name and a value, says it without one of these signs; a variable has a type.
+# An XML element, or an object with a name and a value, has none of these signs after the name; a variable has a type.
 _EQUALS: Final = rf"""(?: >(?=[^<>\s]{{1,512}}+</)
     | (?: {_ANY_QUOTE}\]? )?+ [ \t]{{0,8}}+
       (?> :[ ]?[A-Za-z][\w.\[\]|]{{0,40}}[ ]?=[ ]?(?=["']) | {_SIGN} | ,[ ]?{_ANY_QUOTE}[Vv]alue{_ANY_QUOTE}[ ]?: )
       [ \t]{{0,8}}+
-      # YAML's block, tag and anchor.
+      # A YAML block, tag or anchor.
       (?: [|>][+-]?+[ \t]*+\r?\n\s*+ | !{{1,2}}+\w*+[ ] | &\w++[ ] )?+ )"""
 _SCHEMES: Final = any_case(
     "bearer", "basic", "token", "apikey", "api-key", "digest", "negotiate", "ntlm", "dpop", "hawk", "sharedkey"
 )
-# What follows a weak name is a credential only if it looks random. Words and numbers, joined by - or _, do not.
+# The value after a weak name is a credential only if it looks random. Words and numbers, joined by - or _, do not.
 UNLIKE_WORDS: Final = r"(?! (?:[A-Za-z]++|[0-9]++) (?: [_-]++ (?:[A-Za-z]++|[0-9]++) )*+ (?![\w+~=-]) )"
 _RANDOM_16: Final = rf"(?= [\w+~=-]{{16}} ) (?= [\w+~=-]{{0,64}}? [0-9] ) {UNLIKE_WORDS}"
 _RANDOM_6: Final = rf"(?= [\w.+/~-]{{6}} ) (?: (?= [\w.+/~-]{{0,64}}? [0-9] ) {UNLIKE_WORDS} | (?= [\w.+/~-]{{20}} ) )"
@@ -170,7 +170,7 @@ _PAIR: Final = verbose(
         (?=[bB]?\\{{0,8}}+["']) {_VALUE}"""
 )
 
-# A command's option. Its name and value have nothing but a space between them.
+# A command-line option, whose name and value have only spaces between them.
 _OPTION: Final = verbose(
     rf"""(?P<keep> --[A-Za-z-]{{0,40}}? {any_case("key", "token", "secret", "password", "auth")}[ ]{{1,8}}+ ["']?+ )
         {NEW} (?!-) [^\s"']++"""
@@ -191,9 +191,9 @@ def without_credentials(
 
     Like every text of an attribute, the result can be encoded.
 
-    :param secrets: what to replace whatever it looks like, as it is, in one case, percent-encoded and in JSON.
-    :param limit: how many characters to return at most. Then the time depends on it and not on the text's length.
-    :param also: what removes more, before the text is cut.
+    :param secrets: texts that are always replaced: as given, in upper or lower case, percent-encoded and as in JSON.
+    :param limit: how many characters to return at most. With a limit, the time depends on it, not on the text's length.
+    :param also: a function that removes more, before the text is cut.
     """
     secrets = tuple(secrets)
     own = _own_pattern(secrets) if secrets else None
@@ -210,7 +210,7 @@ def without_credentials(
     if "%40" in text:
         text = _ENCODED_USERINFO.sub(_after_name, text)
     if "-----BEGIN" in text:
-        # First, so that no field ends at one of its line breaks.
+        # Before the fields, so that no field ends at one of its line breaks.
         text = _PEM.sub(REDACTED, text)
     text = _FIELD.sub(_after_name, text)
     if "(" in text or "[" in text:
@@ -225,12 +225,12 @@ def without_credentials(
         text = _VENDOR.sub(REDACTED, text)
     if also is not None:
         text = also(text)
-    # What the cut has left of a credential at the end is not recognized.
+    # A credential that the first cut has truncated is not recognized.
     return text if limit is None else text[: max(len(text) - margin, 0) if margin else None][:limit]
 
 
 def looks_like_credential(text: str) -> bool:
-    """Return whether ``text`` holds what looks like a credential, or is one long random word."""
+    """Return whether ``text`` contains something that looks like a credential, or is one long random word."""
     text = encodable(text[:_LONGEST_SECRET])
     return _RANDOM_WORD.fullmatch(text.strip()) is not None or without_credentials(text) != text
 
@@ -251,7 +251,7 @@ def _without_userinfo(match: re.Match[str]) -> str:
 
 
 def _after_userinfo(url: str) -> str:
-    """Return a URL that has lost its scheme without user name and password; a password may hold a slash."""
+    """Return a URL whose scheme is cut off, without user name and password; a password may contain a slash."""
     if "@" not in url:
         return url
     authority = re.split(r"[/?#\\]", url, maxsplit=1)[0]
@@ -278,7 +278,7 @@ def _spellings(secret: str) -> Iterator[str]:
 
 
 def secret_values(values: Iterable[object]) -> tuple[str, ...]:
-    """Return the credentials among ``values``, longest first, placeholders left out.
+    """Return the credentials among ``values``, longest first, without placeholders.
 
     They are the plain text of pydantic's ``SecretStr``, the values of mappings such as ``default_headers`` whose name
     or shape is a credential's, and the user name and password of URLs.
@@ -320,6 +320,6 @@ def _userinfo(url: str) -> Iterator[str]:
 
 
 def worth_hiding(secrets: Iterable[object]) -> tuple[str, ...]:
-    """Return the strings among ``secrets``, longest first, placeholders left out."""
+    """Return the strings among ``secrets``, longest first, without placeholders."""
     found = {secret for secret in secrets if isinstance(secret, str) and len(secret) >= _SHORTEST_SECRET}
     return tuple(sorted(found, key=len, reverse=True))

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a call asks of the model: the parameters that the client sends, as GenAI request attributes."""
+"""A call's request: the parameters that the client sends, as GenAI request attributes."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ except ImportError:
     # The module is opentelemetry-util-genai's own, so a later release may move it.
 
     def get_ambient_conversation_id() -> str | None:
-        """Return None: the installed release does not tell."""
+        """Return None: the installed release cannot report it."""
         return None
 
 
@@ -51,7 +51,7 @@ def _whole(value: object) -> int | None:
 
 
 def _choices(value: object) -> int | None:
-    # The conventions leave the usual single choice out.
+    # The conventions omit the usual single choice.
     return None if value == 1 else count(value)
 
 
@@ -75,13 +75,13 @@ def _mime_type(value: object) -> str | None:
 
 
 def _modalities(value: object) -> str | None:
-    # Google's client has an enum for them.
+    # Google's client uses an enum for them.
     names = [name.lower() for item in items(value) if isinstance(name := getattr(item, "name", item), str)]
     return next((output for name, output in _MODALITIES.items() if name in names), None)
 
 
 def _service_tier(value: object) -> str | None:
-    # The conventions leave the default out.
+    # The conventions omit the default.
     return None if value == "auto" else text(value)
 
 
@@ -111,9 +111,9 @@ _PARAMETERS: Final[Mapping[str, tuple[str, _Check]]] = {
     "format": (gen_ai.GEN_AI_OUTPUT_TYPE, _format),
     "response_mime_type": (gen_ai.GEN_AI_OUTPUT_TYPE, _mime_type),
 }
-"""Every spelling of a parameter in the requests of the providers, with its attribute and the check of its value."""
+"""Every spelling of a parameter in the providers' requests, with its attribute and the check for its value."""
 
-# Where langsmith and langchain.hub name a prompt that comes from LangSmith's hub.
+# The metadata in which langsmith and langchain.hub identify a prompt from LangSmith's hub.
 _PROMPT_NAME: Final = "lc_hub_repo"
 _PROMPT_VERSION: Final = "lc_hub_commit_hash"
 
@@ -122,7 +122,7 @@ _CONVERSATION_KEYS: Final = ("thread_id", "session_id", "conversation_id")
 
 
 class Request(NamedTuple):
-    """One call's request, as LangChain tells of it when a run starts."""
+    """One call's request, as LangChain reports it when a run starts."""
 
     run_id: UUID
     prompt: Sequence[BaseMessage] | Sequence[str]
@@ -132,11 +132,11 @@ class Request(NamedTuple):
     tags: Sequence[str] | None = None
     run_name: str | None = None
     client: Mapping[str, object] = NOTHING
-    """The fields of the LangChain model that runs the call; empty where it is not known."""
+    """The fields of the LangChain model that runs the call; empty if it is not known."""
     streaming: bool = False
 
     def attributes(self, kind: Provider) -> dict[str, AttributeValue]:
-        """Return the request attributes of the inference span, without the parameters that the request does not have.
+        """Return the request attributes of the inference span, omitting parameters that the request lacks.
 
         :param kind: the kind of client that sends the request.
         """
@@ -157,12 +157,12 @@ class Request(NamedTuple):
         return attributes
 
     def metadata_attributes(self, keys: Iterable[str]) -> dict[str, AttributeValue]:
-        """Return the entries of the run's metadata that ``keys`` names, as attributes under their own keys.
+        """Return the entries of the run's metadata listed in ``keys``, as attributes under their own keys.
 
         Strings, booleans, numbers, UUIDs and lists of one of these types are copied; entries of other types are left
         out.
 
-        :param keys: ``tags`` and ``run_name`` stand for the run's own tags and name, which become ``modelforge.tags``
+        :param keys: ``tags`` and ``run_name`` select the run's own tags and name, which become ``modelforge.tags``
             and ``modelforge.run_name``.
         """
         attributes: dict[str, AttributeValue] = {}
@@ -178,14 +178,14 @@ class Request(NamedTuple):
         return attributes
 
     def hook_parameters(self) -> dict[str, object]:
-        """Return the parameters for the request hook: the request's own over the run's metadata, tags and name."""
+        """Return the request hook's parameters: the run's metadata, tags and name, overridden by the request's own."""
         return {"metadata": self.metadata, "tags": self.tags, "run_name": self.run_name, **self.params}
 
 
 def call_parameters(start: Mapping[str, Any]) -> Mapping[str, object]:
-    """Return the ``invocation_params`` in what LangChain tells when a run starts.
+    """Return the ``invocation_params`` that LangChain reports when a run starts.
 
-    ``ChatOpenAI`` shows the model's own ``stop`` there and sends the call's.
+    ``ChatOpenAI`` reports the model's own ``stop`` there, but sends the call's.
     """
     params: Mapping[str, object] = start.get("invocation_params") or NOTHING
     stop = mapping(start.get("options")).get("stop")
@@ -210,7 +210,7 @@ def _attribute_value(value: object) -> AttributeValue | None:
     if not entries:
         return _scalar(value)
     scalars = [_scalar(entry) for entry in entries]
-    # The SDK refuses a list of several kinds, and drops it with a warning for each call.
+    # The SDK rejects a list of mixed types, and drops it with a warning for each call.
     kinds = {type(scalar) for scalar in scalars}
     return cast("AttributeValue", tuple(scalars)) if len(kinds) == 1 and None not in scalars else None
 
@@ -224,5 +224,5 @@ def _scalar(value: object) -> str | bool | int | float | None:
         return _double(value)
     if isinstance(value, bool):
         return value
-    # The SDK takes no subclass of a number, such as an enum's member.
+    # The SDK accepts no subclass of a number type, such as an enum member.
     return None if (number := integer(value)) is None else int(number)

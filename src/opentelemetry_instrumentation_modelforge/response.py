@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a provider answered: usage, finish reasons, model and id, as frozen values that say their own attributes."""
+"""A provider's answer: usage, finish reasons, model and id, as frozen values that produce their own attributes."""
 
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +19,7 @@ from .semconv import (
 )
 
 
-# A NamedTuple, because every call makes one of each and a frozen dataclass takes five times as long.
+# A NamedTuple, because every call creates one of each and a frozen dataclass takes five times as long.
 class Usage(NamedTuple):
     """Tokens of one call, as the provider counted them. A count that the provider did not report is None.
 
@@ -38,7 +38,7 @@ class Usage(NamedTuple):
     """The part of ``cache_write_input_tokens`` that Anthropic keeps for an hour, which has a higher price."""
 
     def attributes(self) -> dict[str, AttributeValue]:
-        """Return the usage attributes of the inference span, without the counts that are not known."""
+        """Return the usage attributes of the inference span, omitting unknown counts."""
         return {name: count for name, count in zip(_USAGE_ATTRIBUTES, self, strict=False) if count is not None}
 
 
@@ -62,18 +62,18 @@ class Response(NamedTuple):
     finish_reasons: tuple[str, ...] = ()
     usage: Usage | None = None
     cost: float | None = None
-    """US dollars, where the provider itself names the price (OpenRouter's ``usage.cost``)."""
+    """US dollars, if the provider itself reports the price (OpenRouter's ``usage.cost``)."""
     service_tier: str | None = None
     system_fingerprint: str | None = None
     cached: bool = False
-    """True for an answer from LangChain's cache, for which the provider was not asked."""
+    """True for an answer from LangChain's cache, for which the provider was not called."""
     error: str | None = None
-    """A value for ``error.type``, where an answer without an HTTP error says that the call failed."""
+    """A value for ``error.type``, if an answer without an HTTP error reports that the call failed."""
     api_type: str | None = None
-    """The API of OpenAI that the answer came from: ``chat_completions`` or ``responses``."""
+    """The OpenAI API that the answer came from: ``chat_completions`` or ``responses``."""
 
     def attributes(self) -> dict[str, AttributeValue]:
-        """Return the response attributes of the inference span, without those that are not known."""
+        """Return the response attributes of the inference span, omitting unknown ones."""
         attributes: dict[str, Any] = {
             name: value for name, value in zip(_RESPONSE_ATTRIBUTES, self, strict=True) if name and value
         }
@@ -103,4 +103,4 @@ _RESPONSE_ATTRIBUTES: Final = (
     None,
     OPENAI_API_TYPE,
 )
-"""By position. The usage has attributes of its own, and the call's ending those of the cost and of the error."""
+"""By position. ``Usage`` provides its own attributes, and the call's ending those of the cost and of the error."""

@@ -20,10 +20,10 @@ from .values import encodable
 MAX_DEPTH: Final = 24
 """How many dictionaries and lists may be nested in one structure; deeper ones are replaced by ``…``.
 
-Protobuf parsers refuse messages nested deeper than 100 levels, and OTLP spends three levels on each dictionary
-(``KeyValueList``, ``KeyValue``, ``AnyValue``) and 15 on what surrounds a part's structure in a log record. So 28
-nested dictionaries are the most that can be exported: with more of them Python's encoder loses the attribute or the
-whole batch. The margin is for backends that put the record into a message of their own.
+Protobuf parsers reject messages nested deeper than 100 levels, and OTLP uses three levels for each dictionary
+(``KeyValueList``, ``KeyValue``, ``AnyValue``) and 15 for the messages around a part's structure in a log record. So at
+most 28 nested dictionaries can be exported: with more, Python's encoder loses the attribute or the whole batch. The
+margin is for backends that wrap the record in a message of their own.
 """
 
 _ELLIPSIS: Final = "…"
@@ -44,7 +44,7 @@ _CREDENTIAL_NAME: Final = re.compile(
 )
 _CREDENTIAL_NAME_END: Final = 64
 
-# Where a JSON schema holds values of the parameter it describes.
+# The keywords under which a JSON schema holds values of the parameter it describes.
 _SCHEMA_VALUES: Final = frozenset({"const", "default", "enum", "example", "examples"})
 
 _OMITTED: Final = object()
@@ -53,10 +53,10 @@ _Container = TypeVar("_Container", dict[object, object], Collection[object])
 
 
 class Sanitizer:
-    """Cleans the content of one call.
+    """A cleaner for the content of one call.
 
     :param max_length: how many characters each text, structure or base64 may have; None for no limit.
-    :param redact: the user's function, called with each text from which the credentials have been removed.
+    :param redact: the user's function, called with each text after its credentials have been removed.
     :param secrets: the model's own credentials.
     """
 
@@ -68,19 +68,19 @@ class Sanitizer:
         self._secrets = secrets
 
     def text(self, text: str) -> str:
-        """Return a text that a person or a model wrote, cleaned and cut."""
+        """Return a text written by a person or a model, cleaned and cut."""
         # Cut last: half a credential is not recognized as one.
         return _cut(self._clean(text), self._max_length)
 
     def identifier(self, value: object) -> str | None:
-        """Return an id, a role or the like without credentials, or None where ``value`` is no string.
+        """Return an id, a role or a similar value without credentials, or None if ``value`` is not a string.
 
         ``redact`` is not applied, so that a tool's result still matches its call.
         """
         return without_credentials(encodable(value), self._secrets) if isinstance(value, str) else None
 
     def structure(self, value: object) -> AnyValue:
-        """Return tool arguments or the like as plain values, cut at :data:`MAX_DEPTH`.
+        """Return tool arguments or a similar structure as plain values, cut at :data:`MAX_DEPTH`.
 
         The texts are cleaned and share the length limit; members beyond it are left out. The value of a member or a
         header pair that is named like a credential is replaced.
@@ -95,14 +95,14 @@ class Sanitizer:
         return _Structure(self._clean, self._max_length, is_schema=True).convert(value)
 
     def binary(self, data: str | bytes) -> bytes:
-        """Return bytes given as such or in base64; none where they are malformed, or too long in base64."""
+        """Return bytes given directly or in base64; empty if they are malformed, or too long in base64."""
         length = len(data) if isinstance(data, str) else (len(data) + 2) // 3 * 4
         if length > self._max_length:
             return b""
         return (decode_base64(data) or b"") if isinstance(data, str) else data
 
     def _clean(self, text: str) -> str:
-        """Return ``text`` without credentials, and as the user's ``redact`` returns it."""
+        """Remove the credentials from ``text``, and apply the user's ``redact``."""
         text = without_credentials(encodable(text), self._secrets)
         if self._redact is None or not text:
             return text
@@ -146,7 +146,7 @@ class _Structure:
             return _OMITTED
         self._left -= 1
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            # OTLP's integers have 64 bits, and Python refuses to write one of thousands of digits.
+            # OTLP's integers have 64 bits, and Python refuses to format one with thousands of digits.
             return str(value) if value.bit_length() <= 2048 else None
         return value
 
@@ -162,7 +162,7 @@ class _Structure:
             self._ancestors.remove(id(value))
 
     def _members(self, value: dict[object, object]) -> dict[str, object]:
-        # Headers and environment variables are often objects of a name and a value, or of a key and a value.
+        # Headers and environment variables are often objects with a name and a value, or with a key and a value.
         is_pair = not self._is_schema and "value" in value
         is_secret_pair = is_pair and _is_credential_name(value.get("name", value.get("key")))
         members: dict[str, object] = {}
@@ -192,7 +192,7 @@ class _Structure:
         return items
 
     def _secret(self, value: object) -> object:
-        """Return what stands for the value of a credential; nothing, true and false are none."""
+        """Return the replacement for a credential's value. Null, true and false are not credentials."""
         if value is None or isinstance(value, bool):
             return self._value(value)
         if self._is_schema and isinstance(value, dict):
@@ -207,14 +207,14 @@ class _Structure:
 
 
 def _member_name(key: object) -> str | None:
-    """Return a dictionary's key as JSON has it, or None where JSON has none for it."""
+    """Return a dictionary's key as JSON writes it, or None if JSON cannot represent it."""
     if isinstance(key, str):
         return key
     if key is None or isinstance(key, int | float):
         try:
             return json.dumps(key)
         except ValueError:
-            # An integer of thousands of digits.
+            # An integer with thousands of digits.
             return None
     return None
 

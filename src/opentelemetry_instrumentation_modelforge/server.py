@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The server of a URL: a host that may be told, or nothing."""
+"""The server of a URL: a host that may be recorded, or None."""
 
 import re
 from collections.abc import Iterable
@@ -17,9 +17,9 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 def host_name(text: str, secrets: Iterable[str] = ()) -> str | None:
-    """Return ``text`` in lower case if it is a host name or an IP address, and no credential.
+    """Return ``text`` in lower case if it is a host name or an IP address and not a credential, else None.
 
-    An underscore is allowed, as in the names of Docker's containers, and a trailing dot is left out.
+    An underscore is allowed, as in the names of Docker containers, and a trailing dot is removed.
     """
     if len(text) > 255:
         return None
@@ -29,7 +29,7 @@ def host_name(text: str, secrets: Iterable[str] = ()) -> str | None:
     except ValueError:
         pass
     labels = name.split(".")
-    # No top-level domain is a number. Short labels such as "sk-gateway1" are names where there is a domain.
+    # No top-level domain is a number. Short labels such as "sk-gateway1" are names if there is a domain.
     if not _HOST.fullmatch(name) or labels[-1].isdecimal():
         return None
     if any(looks_like_credential(label) for label in labels if len(labels) == 1 or len(label) >= 20):
@@ -41,10 +41,10 @@ def host_name(text: str, secrets: Iterable[str] = ()) -> str | None:
 
 
 def server_of(url: str | None, secrets: Iterable[str] = ()) -> tuple[str, int | None] | None:
-    """Return the host and the port of ``url``, or None if it has no host that may be told.
+    """Return the host and the port of ``url``, or None if it has no host that may be recorded.
 
-    The port is the scheme's where the URL has none. A URL without a scheme needs a port or a dot in its host: a single
-    word is as likely to be a key in the wrong place.
+    The port is the scheme's default if the URL has none. A URL without a scheme needs a port or a dot in its host: a
+    single word is just as likely to be a key in the wrong place.
     """
     if url is None:
         return None
@@ -53,7 +53,7 @@ def server_of(url: str | None, secrets: Iterable[str] = ()) -> tuple[str, int | 
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return None
-    # What looks like the host of https://user:12/34@host is the user.
+    # The apparent host of https://user:12/34@host is the user.
     if "@" in parts.path + parts.query + parts.fragment:
         return None
     authority = parts.netloc.rpartition("@")[2]
@@ -67,7 +67,7 @@ def server_of(url: str | None, secrets: Iterable[str] = ()) -> tuple[str, int | 
 
 
 def _is_random(authority: str, words: str) -> bool:
-    """Return whether a host is a key typed in its place, alone or with what a slash in the key has made the path."""
+    """Return whether a host is a key typed in its place, alone or with the path that a slash in the key created."""
     if "." not in authority and without_random_words(authority) != authority:
         return True
     # Nobody types capitals in a host.

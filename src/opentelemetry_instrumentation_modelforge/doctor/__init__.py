@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The doctor tells whether the model calls of a process will be traced and, if not, why and what to do.
+"""The doctor: whether the model calls of a process will be traced and, if not, why and what to do.
 
 From a shell, with the application's launcher and variables::
 
@@ -53,7 +53,7 @@ def examine() -> Diagnosis:
     It waits at most 3 s for endpoints that do not answer, and imports ModelForge.
     """
     process = Process()
-    # The probes run while ModelForge is imported. If they fail here, the check of the exporters fails again and tells.
+    # The probes run while ModelForge is imported. If they fail here, the check of the exporters reports the failure.
     with contextlib.suppress(Exception):
         _ = process.probes
     findings = {check.name: check.run(process) for check in _CHECKS}

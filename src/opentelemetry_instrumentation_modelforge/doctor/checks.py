@@ -40,7 +40,7 @@ _PARTS: Final = frozenset(
         "util-http",
     )
 )
-"""Packages that have the version of an OpenTelemetry package that depends on them. Only the JSON lists them."""
+"""Packages with the same version as an OpenTelemetry package that depends on them. Only the JSON lists them."""
 
 
 def packages(process: Process) -> Finding:
@@ -74,7 +74,7 @@ def _grouped(versions: Mapping[str, str]) -> str:
 
 def requirements(process: Process) -> Finding:
     """Find the requirements that the installed versions do not meet."""
-    # The check of ModelForge tells whether its version is supported.
+    # The check of ModelForge reports whether its version is supported.
     found = {conflict: users for conflict, users in conflicts().items() if conflict.distribution != MODELFORGE}
     if not found:
         return ok("the installed versions go together", data={"conflicts": []})
@@ -92,7 +92,7 @@ def requirements(process: Process) -> Finding:
 
 
 def modelforge(process: Process) -> Finding:
-    """Find whether ModelForge can be imported, has metadata, and is of a supported version."""
+    """Check whether ModelForge can be imported, has metadata, and is of a supported version."""
     found = version_of(MODELFORGE)
     data: dict[str, object] = {"version": found, "supported": str(SUPPORTED)}
     if not process.modelforge_found:
@@ -105,7 +105,7 @@ def modelforge(process: Process) -> Finding:
     consequence = ""
     if found is None:
         detail = f"modelforge is on the path without the metadata of {MODELFORGE}: {where}"
-        consequence = "\nopentelemetry-instrument then takes ModelForge for missing"
+        consequence = "\nopentelemetry-instrument then treats ModelForge as missing"
         remedy = f"pip install {MODELFORGE} (or its checkout, with --editable)"
     elif not is_supported(found):
         detail = f"{MODELFORGE} {found} is not a version that this package knows ({SUPPORTED})"
@@ -118,7 +118,7 @@ def modelforge(process: Process) -> Finding:
 
 
 def instrumentation(process: Process) -> Finding:
-    """Find whether ModelForge is instrumented and by what, or why not."""
+    """Check whether ModelForge is instrumented and by what, or why not."""
     if not process.instrumented:
         return problem(*_not_instrumented(process), data={"by": None})
     if process.launched:
@@ -179,7 +179,7 @@ def _left_out(process: Process) -> tuple[str, str]:
 
 
 def patches(process: Process) -> Finding:
-    """Find whether the patches are in place, now that ModelForge has been imported."""
+    """Check whether the patches are in place, now that ModelForge has been imported."""
     if process.modelforge_error is not None:
         return ok("not checked, because ModelForge cannot be imported", data={"active": False})
     # Imported here, because it imports LangChain, which comes with ModelForge.
@@ -204,7 +204,7 @@ def patches(process: Process) -> Finding:
 
 
 def recording(process: Process) -> Finding:
-    """Find who records spans, metrics and events."""
+    """Find the providers that record spans, metrics and events."""
     provider = process.providers["traces"]
     names = {signal: _name(provider) for signal, provider in process.providers.items()}
     recorders = {name: [signal for signal in names if names[signal] == name] for name in names.values()}

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The installed distributions, and whether their versions go together."""
+"""The installed distributions, and whether their versions are compatible."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ INTEGRATIONS: Final = (
     "langchain-google-genai",
     "langchain-github-copilot",
 )
-"""LangChain, and the integrations that ModelForge builds its models with."""
+"""LangChain, and the integrations with which ModelForge builds its models."""
 SDK: Final = ("opentelemetry-sdk", "opentelemetry-distro", "opentelemetry-exporter-otlp")
 """The extra ``otel`` of this package."""
 SUPPORTED: Final = Requirement(_instruments[0]).specifier
@@ -94,7 +94,7 @@ def _unmet(distribution: Distribution, known: Mapping[str, str]) -> Iterator[Con
             continue
         name = canonicalize_name(requirement.name)
         applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        # Our extras name the versions that this package works with, whether or not the extra was asked for.
+        # Our extras specify the versions that this package works with, whether or not the extra was requested.
         if not applies and not (ours and name in known):
             continue
         found = version_of(name)

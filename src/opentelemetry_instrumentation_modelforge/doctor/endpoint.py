@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""An OTLP endpoint, and a probe that asks whether something listens there and speaks the protocol.
+"""An OTLP endpoint, and a probe that checks whether something listens there and speaks the protocol.
 
-The probe sends a request without data and with the exporter's headers. By the OTLP specification
-(https://opentelemetry.io/docs/specs/otlp/) a receiver accepts it and stores nothing.
+The probe sends a request without data and with the exporter's headers. According to the OTLP specification
+(https://opentelemetry.io/docs/specs/otlp/), a receiver accepts it and stores nothing.
 """
 
 import http.client
@@ -60,7 +60,7 @@ class Endpoint:
     port: int
     path: str = ""
     query: str = field(default="", repr=False)
-    """It may hold a key."""
+    """It may contain a key."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, compare=False)
 
     @classmethod
@@ -69,7 +69,7 @@ class Endpoint:
     ) -> "Endpoint":
         """Return the endpoint of a URL, or of gRPC's ``host:port``.
 
-        :param secure: whether the connection uses TLS, if the exporter says so.
+        :param secure: whether the connection uses TLS, if the exporter specifies it.
         :raises ValueError: for a URL without a host, or with a port that is not a number.
         """
         parts = urlsplit(url if "//" in url else f"//{url}")
@@ -78,7 +78,7 @@ class Endpoint:
         tls = parts.scheme == "https" if secure is None else secure
         port = parts.port or (443 if tls or protocol == "grpc" else 80)
         if parts.username is not None and protocol != "grpc":
-            # As the exporter's HTTP client does. A header of the exporter takes precedence.
+            # As in the exporter's HTTP client. A header of the exporter takes precedence.
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             headers = {"authorization": f"Basic {b64encode(pair).decode()}", **headers}
         return cls(signal, protocol, tls, parts.hostname, port, parts.path or "/", parts.query, headers)
@@ -104,7 +104,7 @@ class Probe:
         self.endpoint = endpoint
         self._deadline = monotonic() + TIMEOUT
         self._answer: Finding | None = None
-        # A name look-up has no time limit. A daemon thread does not delay the exit.
+        # A name lookup has no time limit. A daemon thread does not delay the exit.
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -232,7 +232,7 @@ class Probe:
     # --- Another protocol ---
 
     def _wrong_protocol(self) -> Finding:
-        """Find out which protocol the server speaks, since it did not understand the exporter's."""
+        """Determine which protocol the server speaks, because it did not understand the exporter's."""
         self._deadline = max(self._deadline, monotonic() + 0.5)
         spoken = self._spoken()
         wanted = self.endpoint.protocol

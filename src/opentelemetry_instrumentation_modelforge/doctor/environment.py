@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Environment variables, read as OpenTelemetry's specification says."""
+"""Environment variables, read as OpenTelemetry's specification requires."""
 
 import os
 
@@ -17,5 +17,5 @@ def is_true(name: str) -> bool:
 
 
 def otlp_variable(signal: str, name: str) -> str:
-    """Return a variable of the OTLP exporters: that of one signal, else that of all signals."""
+    """Return a variable of the OTLP exporters: the one for the signal, else the one for all signals."""
     return variable(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}") or variable(f"OTEL_EXPORTER_OTLP_{name}")

@@ -23,7 +23,7 @@ def sampler(process: Process) -> Finding:
     found = getattr(getattr(provider, "provider", provider), "sampler", None)
     if found is None:
         name = variable("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
-        detail = name if api_only(provider) else "not known: the tracer provider does not tell"
+        detail = name if api_only(provider) else "not known: the tracer provider does not report it"
         return ok(detail, data={"description": name if api_only(provider) else None})
     description = str(found.get_description())
     root = match[1] if (match := _ROOT.match(description)) else description

@@ -31,7 +31,7 @@ _DEFAULTS: Final[dict[Protocol, str]] = {"grpc": "http://localhost:4317", "http/
 # Headers that describe the exporter's own requests.
 _NOT_COPIED: Final = frozenset(("accept-encoding", "connection", "content-encoding", "content-length", "content-type"))
 
-# Limits of the search for exporters, since a provider also holds its own metrics, resources and locks.
+# Limits of the search for exporters, because a provider also holds its own metrics, resources and locks.
 _MOST_OBJECTS: Final = 500
 _DEEPEST: Final = 7
 _NOT_ENTERED: Final = (str, bytes, int, float, type, FunctionType, MethodType, ModuleType, Thread)
@@ -45,7 +45,7 @@ class Exporter:
     name: str
     """The name of its class, or the name in the variable."""
     endpoint: Endpoint | None = None
-    """Where it sends, if that is OTLP."""
+    """Its destination, if it exports OTLP."""
     fault: str = ""
     """Why its endpoint is not known."""
 
@@ -55,8 +55,8 @@ class Exporter:
     ) -> "Exporter":
         """Return an OTLP exporter.
 
-        :param headers: the exporter's headers; if empty, those that the variables name.
-        :param secure: whether the connection uses TLS, if the exporter or a variable says so.
+        :param headers: the exporter's headers; if empty, those in the variables.
+        :param secure: whether the connection uses TLS, if the exporter or a variable specifies it.
         """
         headers = headers or _configured_headers(signal)
         try:
@@ -71,14 +71,14 @@ def api_only(provider: object) -> bool:
 
 
 def exporters_of(signal: Signal, provider: object) -> list[Exporter]:
-    """Return the exporters that a provider holds, or without an SDK those that the variables name."""
+    """Return the exporters that a provider holds or, without an SDK, those that the variables name."""
     if api_only(provider):
         return [_named(signal, name) for name in exporter_names(signal)]
     return [_live(signal, exporter) for exporter in _exporters_in(provider, enter_metrics=signal == "metrics")]
 
 
 def exporter_names(signal: Signal) -> list[str]:
-    """Return the names of the exporters that ``opentelemetry-instrument`` would make."""
+    """Return the names of the exporters that ``opentelemetry-instrument`` would create."""
     # opentelemetry-distro's default.
     names = variable(f"OTEL_{signal.upper()}_EXPORTER") or "otlp"
     return [] if names.lower() == "none" else [name.strip() for name in names.split(",")]
@@ -146,7 +146,7 @@ def _exporters_in(root: object, *, enter_metrics: bool) -> list[object]:
 
     All attributes are searched, because those of the SDK's processors differ between releases and vendors wrap them.
 
-    :param enter_metrics: whether to search meters. A span exporter has one for metrics of its own.
+    :param enter_metrics: whether to search meters. A span exporter has one for its own metrics.
     """
     found: list[object] = []
     seen: set[int] = {id(root)}

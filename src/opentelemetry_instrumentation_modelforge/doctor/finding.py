@@ -21,9 +21,9 @@ class State(StrEnum):
 
     OK = "ok"
     WARNING = "warning"
-    """Spans come, but something is missing from them."""
+    """Spans arrive, but something is missing from them."""
     PROBLEM = "problem"
-    """No spans come."""
+    """No spans arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,14 @@ class Finding:
     detail: str
     """A line for each fact."""
     remedy: str = ""
-    """A line for each command, setting or change of code that helps; empty if none is needed."""
+    """A line for each command, setting or code change that helps; empty if none is needed."""
     data: Mapping[str, object] = field(default_factory=dict[str, object])
     """The same facts for programs, as JSON values."""
 
     def without(self, secrets: Iterable[str]) -> "Finding":
         """Return this finding without credentials: ``secrets``, everything that looks like one, and random words.
 
-        Some backends want the key in the path of the URL.
+        Some backends require the key in the path of the URL.
         """
         secrets = tuple(secrets)
         return replace(
@@ -57,7 +57,7 @@ ok: Final = partial(Finding, State.OK)
 warning: Final = partial(Finding, State.WARNING)
 """A finding about something that is missing from the spans."""
 problem: Final = partial(Finding, State.PROBLEM)
-"""A finding that explains why no spans come."""
+"""A finding that explains why no spans arrive."""
 
 
 def listed(names: Iterable[str]) -> str:
@@ -95,7 +95,7 @@ class Diagnosis:
 
     @property
     def spans_expected(self) -> bool:
-        """Whether spans will come: no check found a problem."""
+        """Whether spans will arrive: no check found a problem."""
         return not self.having(State.PROBLEM)
 
     def having(self, state: State) -> list[str]:

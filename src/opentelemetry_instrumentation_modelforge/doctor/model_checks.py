@@ -51,7 +51,7 @@ def options(process: Process) -> Finding:
 
 
 def transports(process: Process) -> Finding:
-    """Find whether the HTTP and gRPC clients of the configured providers are instrumented."""
+    """Check whether the HTTP and gRPC clients of the configured providers are instrumented."""
     missing: dict[str, list[str]] = {}
     disabled: list[str] = []
     for llm_type, names in _TRANSPORTS.items():
@@ -75,7 +75,7 @@ def transports(process: Process) -> Finding:
 
 
 def streams(process: Process) -> Finding:
-    """Find whether streams will have the provider's token counts."""
+    """Check whether streams will have the provider's token counts."""
     compatible = process.providers_of_type("openai_compatible")
     never = process.providers_of_type("github_copilot")
     asked = process.configuration.stream_usage
@@ -112,7 +112,7 @@ def prices(process: Process) -> Finding:
 
 
 def content(process: Process) -> Finding:
-    """Find whether prompts and answers are captured."""
+    """Check whether prompts and answers are captured."""
     if process.modelforge_error is not None:
         return ok(_NO_MODELFORGE)
     # Imported here, because it imports LangChain, which comes with ModelForge.

@@ -29,7 +29,7 @@ _OURS: Final = __name__.partition(".")[0]
 _AUTO_INSTRUMENTATION: Final = "opentelemetry.instrumentation.auto_instrumentation"
 
 _VENDOR_LAUNCHERS: Final = {"ddtrace": "ddtrace-run", "newrelic": "newrelic-admin"}
-"""Launchers by package. Like OpenTelemetry's, each works by a ``sitecustomize``, in the package's ``bootstrap``."""
+"""Launchers by package. Like OpenTelemetry's, each uses a ``sitecustomize``, in the package's ``bootstrap``."""
 
 DISABLED_INSTRUMENTATIONS: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 
@@ -84,7 +84,7 @@ class Process:
         """Return whether the launcher leaves out the instrumentation with this entry point."""
         return not {"*", instrumentation}.isdisjoint(self.disabled_instrumentations)
 
-    # --- Who records ---
+    # --- The destinations of its telemetry ---
 
     @cached_property
     def providers(self) -> dict[str, object]:
@@ -102,7 +102,7 @@ class Process:
 
     @cached_property
     def probes(self) -> dict[Endpoint, Probe]:
-        """The probes of all endpoints, which run at the same time."""
+        """The probes of all endpoints, which run concurrently."""
         endpoints = dict.fromkeys(exporter.endpoint for exporter in self.exporters)
         return {endpoint: Probe(endpoint) for endpoint in endpoints if endpoint is not None}
 
@@ -142,7 +142,7 @@ class Process:
             from modelforge import config
 
             content: object = config.get_config()[0]
-        except Exception:  # noqa: BLE001 - the check of the options tells what is wrong with the file.
+        except Exception:  # noqa: BLE001 - the check of the options reports what is wrong with the file.
             return {}
         return {name: mapping(data) for name, data in mapping(mapping(content).get("providers")).items()}
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A diagnosis as a screen for people, and as JSON for programs."""
+"""A diagnosis as text for people, and as JSON for programs."""
 
 import json
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ SCHEMA: Final = 1
 
 
 def as_text(diagnosis: Diagnosis, *, width: int = 100, color: bool = False) -> str:
-    """Return the diagnosis as lines of at most ``width`` columns; a word that is longer has a line of its own.
+    """Return the diagnosis as lines of at most ``width`` columns; a longer word has a line of its own.
 
     :param width: columns of the terminal.
-    :param color: whether the states have colours.
+    :param color: whether the states have colors.
     """
     lines = [_verdict(diagnosis), ""]
     for name, finding in diagnosis.findings.items():

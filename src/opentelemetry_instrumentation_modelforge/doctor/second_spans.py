@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Other instrumentations that make a span for each model call, and how to switch them off."""
+"""Other instrumentations that create a span for each model call, and how to switch them off."""
 
 import sys
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class Instrumentor:
     project: str
     entry_point: str
     span: str
-    """The name of its span of a model call; empty if it makes no second span."""
+    """The name of its span for a model call; empty if it creates no second span."""
 
 
 _INSTRUMENTORS: Final = (
@@ -47,11 +47,11 @@ _CALLED_IN_CODE: Final = {
 
 
 def second_spans(process: Process) -> Finding:
-    """Find the instrumentations that make second spans, and how to switch them off."""
+    """Find the instrumentations that create second spans, and how to switch them off."""
     certain = list(_certain(process))
     notes = [f"with {call}: {switch}" for name, (call, switch) in _CALLED_IN_CODE.items() if name in installed()]
     if _GENAI_LANGCHAIN in installed() and not process.is_disabled("langchain"):
-        notes.append(f"{_GENAI_LANGCHAIN} has the span of a call (chat …), and ours adds its attributes to it")
+        notes.append(f"{_GENAI_LANGCHAIN} creates the span of a call (chat …), and ours adds its attributes to it")
     data: dict[str, object] = {"second_spans": [detail for detail, _ in certain], "possible": notes}
     lines = [*(detail for detail, _ in certain), *notes]
     if certain:
@@ -67,7 +67,7 @@ def second_spans(process: Process) -> Finding:
 
 
 def _certain(process: Process) -> Iterator[tuple[str, str]]:
-    """Yield each instrumentation that makes second spans in this process, and the setting that switches it off."""
+    """Yield each instrumentation that creates second spans in this process, and the setting that switches it off."""
     for other in _INSTRUMENTORS:
         if other.span and _is_loaded(process, other):
             detail = f"{other.project}'s {other.distribution} makes a second span ({other.span}) for each call"

@@ -17,7 +17,7 @@ from .finding import Finding, problem
 _OTEL_EXTRA: Final = "pip install 'opentelemetry-instrumentation-modelforge[otel]'"
 
 _OTLP: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
-"""The exporters that ``otlp`` stands for, by protocol."""
+"""The exporters that ``otlp`` selects, by protocol."""
 
 
 def missing_sdk() -> Finding | None:

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""``github_copilot``: ``ChatGitHubCopilot`` of langchain-github-copilot, whose API answers as OpenAI's does."""
+"""``github_copilot``: ``ChatGitHubCopilot`` of langchain-github-copilot, whose API answers like OpenAI's."""
 
 from collections.abc import Iterator, Mapping
 
@@ -16,7 +16,7 @@ class GitHubCopilot(Provider):
     default_server = ("api.githubcopilot.com", 443)
     paid_by_token = False
     has_reference_cost = True
-    # The integration has no streams of its own: LangChain's come out of one answer.
+    # The integration does not stream: LangChain makes its streams from one answer.
     taps = (Tap("langchain_github_copilot.base", "BaseChatOpenAI", "_create_chat_result", 1, "response"),)
 
     def client_url(self, client: Mapping[str, object]) -> str | None:
@@ -24,12 +24,12 @@ class GitHubCopilot(Provider):
         return text(client.get("client"))
 
     def client_credentials(self, client: Mapping[str, object]) -> Iterator[object]:
-        """Yield the fields of the model with the headers that identify the caller, not those that anyone sends."""
+        """Yield the fields of the model, and of its headers only those that identify the caller."""
         for name, value in client.items():
             yield _credentials(mapping(value)) if name == "header" else value
 
     def answer(self, client: Mapping[str, object] = NOTHING) -> Answer:
-        """Return the reader of one answer; one without choices, which Copilot sends with HTTP 200, is an error."""
+        """Return the reader of one answer. One without choices, which Copilot sends with HTTP 200, is an error."""
         return OpenAIAnswer()
 
 

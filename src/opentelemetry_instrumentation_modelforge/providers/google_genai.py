@@ -53,8 +53,8 @@ class GoogleGenAI(Provider):
     ) -> tuple[Mapping[str, object], ...]:
         """Return the request's generation config, merged as ``ChatGoogleGenerativeAI._prepare_params`` merges it.
 
-        The client ignores other keyword arguments of a call, such as ``temperature``. The invocation parameters show
-        them in place of the model's own, so those are read off the model.
+        The client ignores other keyword arguments of a call, such as ``temperature``. The invocation parameters contain
+        them in place of the model's own, so those are read from the model.
         """
         own = client or params
         config = {name: own.get(field) for name, field in _GENERATION_CONFIG.items()}
@@ -75,14 +75,14 @@ class GoogleGenAI(Provider):
 class _Answer(Answer):
     """Gemini's responses to one call.
 
-    Each holds the counts of the whole call so far, so the last one that has any is right. LangChain turns them into
+    Each contains the counts of the whole call so far, so the last one that has any is right. LangChain converts them to
     differences, which add up to the same.
     """
 
     __slots__ = ("_block_reason", "_chunk_model", "_chunk_reason", "_chunk_tokens", "_counted", "_last", "_reasons")
 
     def __init__(self) -> None:
-        # A protobuf message is kept whole by a reference to any part of it, so at most two of them are kept.
+        # A reference to any part of a protobuf message keeps all of it in memory, so at most two of them are kept.
         self._last: _Message | None = None
         self._counted: _Message | None = None
         self._reasons: dict[int, int] = {}
@@ -92,10 +92,10 @@ class _Answer(Answer):
         self._chunk_model: str | None = None
 
     def add(self, raw: Any, source: object = None) -> None:
-        # An attribute of a proto-plus message takes 3 µs, one of the message inside it 0.1 µs.
+        # Reading an attribute takes 3 µs on a proto-plus message, and 0.1 µs on the message inside it.
         message: _Message | None = getattr(raw, "_pb", None)
         if message is None:
-            # The client takes the end of a broken stream for a response.
+            # The client treats the end of a broken stream as a response.
             return
         self._last = message
         usage = message.usage_metadata
@@ -122,7 +122,7 @@ class _Answer(Answer):
             self._chunk_tokens = (
                 before[0] + (integer(usage.get("input_tokens")) or 0),
                 before[1] + (integer(usage.get("output_tokens")) or 0),
-                # Older releases repeat it in each chunk, later ones say it in the first alone.
+                # Older releases repeat it in each chunk, later ones report it only in the first.
                 max(before[2], count(mapping(usage.get("input_token_details")).get("cache_read")) or 0),
             )
 
@@ -148,7 +148,7 @@ class _Answer(Answer):
         )
 
     def _finish_reasons(self, message: "_Message") -> tuple[str, ...]:
-        """Return the last reason of each candidate; for a blocked prompt, which has none, the reason of the block."""
+        """Return the last reason of each candidate or, for a blocked prompt, which has none, the block reason."""
         if self._reasons:
             return tuple(
                 _enum_name(message, "candidates", "finish_reason", reason)
@@ -160,7 +160,7 @@ class _Answer(Answer):
 
 
 def _enum_name(message: "_Message", part: str, field: str, number: int) -> str:
-    """Return the API's name of an enum's value, or its number where the installed client has no name for it yet."""
+    """Return the API's name of an enum's value, or its number if the installed client has no name for it yet."""
     name = _enum_names.get((field, number))
     if name is None:
         values = message.DESCRIPTOR.fields_by_name[part].message_type.fields_by_name[field].enum_type.values_by_number
@@ -191,7 +191,7 @@ def _usage(usage: "_UsageMetadata", *, answered: bool) -> Usage | None:
         # The total shows that the answer's count includes the thoughts: github.com/BerriAI/litellm/pull/10141.
         output = answer
     elif not tool_use:
-        # The total has the tool-use tokens even where their own field is not filled.
+        # The total includes the tool-use tokens even if their own field is not filled.
         tool_use = max(0, unexplained)
     cached = usage.cached_content_token_count
     return Usage(
@@ -212,7 +212,7 @@ def _audio(details: "Sequence[_ModalityTokenCount]") -> int:
     return tokens
 
 
-# What is read of google.ai.generativelanguage_v1beta, which ships no types for the messages inside its own.
+# The parts of google.ai.generativelanguage_v1beta that are read. It ships no types for the messages inside its own.
 
 
 class _ModalityTokenCount(Protocol):

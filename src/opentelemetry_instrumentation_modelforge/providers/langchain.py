@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""LangChain's finished result: the last resort where the provider's own answer was not seen.
+"""LangChain's finished result: the last resort if the provider's own answer was not seen.
 
-LangChain adds up the usage of chunks, joins strings, and drops the fields that it does not know.
+LangChain adds up the usage of chunks, joins strings, and drops unknown fields.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,18 @@ _NOTHING_READ: Final = Response()
 
 
 def read_result(generations: Sequence[object], llm_output: object, chunks: Response = _NOTHING_READ) -> Response:
-    """Read one prompt's generations and the ``llm_output`` beside them (both of an ``LLMResult`` or ``ChatResult``).
+    """Read one prompt's generations and their ``llm_output`` (both from an ``LLMResult`` or ``ChatResult``).
 
-    Of several generations, the first tells all but the finish reasons: the others repeat it.
+    Everything but the finish reasons is read from the first of several generations: the others repeat it.
 
-    :param chunks: what the chunks of a stream have told, which takes precedence over what LangChain made of them.
+    :param chunks: the response read from a stream's chunks, which takes precedence over LangChain's version.
     """
     output = mapping(llm_output)
     message = getattr(generations[0], "message", None) if generations else None
     metadata = [_metadata(generation) for generation in generations]
     said = {**metadata[0], **output} if metadata else output
     usage = mapping(getattr(message, "usage_metadata", None))
-    # Some integrations keep the provider's own object there, which has more than LangChain's.
+    # Some integrations keep the provider's own object there, which contains more than LangChain's.
     token_usage = mapping(said.get("token_usage"))
     # langchain-core marks a cached message with a total_cost of 0; no provider's count has that field.
     cached = usage.get("total_cost") == 0
@@ -49,13 +49,13 @@ def read_result(generations: Sequence[object], llm_output: object, chunks: Respo
 
 
 def is_of_another_run(generations: Sequence[object], run_id: UUID) -> bool:
-    """Return whether LangChain gave the answer its id in another run than ``run_id``: then it kept it since."""
+    """Return whether LangChain gave the answer its id in a run other than ``run_id`` and has kept it since."""
     identifier = getattr(getattr(generations[0], "message", None), "id", None) if generations else None
     return isinstance(identifier, str) and identifier.startswith(_RUN_ID_PREFIXES) and str(run_id) not in identifier
 
 
 def _metadata(generation: object) -> Mapping[str, object]:
-    # LangChain merges a generation's own information into its message's.
+    # LangChain merges a generation's own metadata into its message's.
     return mapping(getattr(getattr(generation, "message", None), "response_metadata", None)) or mapping(
         getattr(generation, "generation_info", None)
     )
@@ -71,6 +71,6 @@ def _message_id(message: object) -> str | None:
 
 
 def _usage_of_ollama(metadata: Mapping[str, object]) -> Usage | None:
-    """Read the last line of Ollama's stream, which the community ``ChatOllama`` keeps as it came."""
+    """Read the last line of Ollama's stream, which the community ``ChatOllama`` keeps unchanged."""
     input_tokens, output_tokens = count(metadata.get("prompt_eval_count")), count(metadata.get("eval_count"))
     return None if input_tokens is None and output_tokens is None else Usage(input_tokens, output_tokens)

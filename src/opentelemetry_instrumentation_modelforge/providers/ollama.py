@@ -34,7 +34,7 @@ _OWN_OPTIONS: Final = frozenset(("mirostat", "num_ctx", "num_predict", "temperat
 ERROR: Final = "server_error"
 """The ``error.type`` of a stream in which Ollama reports an error; its text has no code."""
 INCOMPLETE: Final = "incomplete_response"
-"""The ``error.type`` of a stream that ends without the line that says that the answer is done."""
+"""The ``error.type`` of a stream that ends without the line that marks the answer as done."""
 
 
 class Ollama(Provider):
@@ -53,11 +53,11 @@ class Ollama(Provider):
     )
 
     def api_model(self, alias: str, model_data: Mapping[str, object]) -> str:
-        """Return the alias: ModelForge sends it as it is, whatever ``api_model_name`` says."""
+        """Return the alias, which ModelForge sends unchanged, regardless of ``api_model_name``."""
         return alias
 
     def client_credentials(self, client: Mapping[str, object]) -> Iterator[object]:
-        """Yield the fields of the model, and the password of ``auth``."""
+        """Yield the fields of the model, and the password in ``auth``."""
         yield from client.values()
         auth = items(client.get("auth"))
         if len(auth) == 2:
@@ -68,8 +68,8 @@ class Ollama(Provider):
     ) -> tuple[Mapping[str, object], ...]:
         """Return the request's format and options, merged as ``_OllamaCommon._create_stream`` merges them.
 
-        ``options`` of one call replace all others. Without them, each keyword argument of the call that is not a field
-        of the request becomes an option.
+        A call's ``options`` replace all others. Without them, each keyword argument of the call that is not a field of
+        the request becomes an option.
         """
         options = mapping(params.get("options"))
         if options.keys() >= _OWN_OPTIONS:
@@ -83,7 +83,7 @@ class Ollama(Provider):
 
 
 class _Answer(Answer):
-    """Ollama's lines. The last one has the counts, or an error in their place."""
+    """Ollama's lines. The last one contains the counts, or an error in their place."""
 
     __slots__ = ("_error", "_last")
 
@@ -121,8 +121,8 @@ def _parsed(line: str | None) -> Mapping[str, object]:
 
 
 def _usage(line: Mapping[str, object]) -> Usage | None:
-    # The prompt's count includes the cached tokens. Older releases leave it out where the prompt was cached
-    # (ollama/ollama#2068), and servers that imitate Ollama write 0 then. A prompt is never empty.
+    # The prompt's count includes the cached tokens. Older releases leave it out if the prompt was cached
+    # (ollama/ollama#2068), and servers that imitate Ollama then write 0. A prompt is never empty.
     prompt = _count(line.get("prompt_eval_count")) or None
     cached = _count(line.get("prompt_eval_cached_count"))
     usage = Usage(

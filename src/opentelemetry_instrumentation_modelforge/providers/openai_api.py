@@ -29,7 +29,7 @@ _OTHER_OBJECTS: Final = frozenset({"list", "file", "model", "batch", "upload", "
 # (api-docs.deepseek.com/api/create-chat-completion).
 _FAILURES: Final = ("error", "network_error", "insufficient_system_resource")
 
-# The GenAI conventions' reasons for the Responses API's.
+# The GenAI conventions' equivalents of the Responses API's reasons.
 _INCOMPLETE: Final = {"max_output_tokens": "length"}
 _FUNCTION_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
 
@@ -39,12 +39,12 @@ class OpenAIAnswer(Answer):
 
     Usage, finish reasons, service tier and fingerprint come from the last chunk that has them: usage counts up, and
     the tier is "auto" at first. The id and the model come from the first chunk that has them, which need not be the
-    first of all (Azure).
+    first chunk (Azure).
 
-    An application may use the ``openai`` package in a callback, and so in the context of the call. Neither answers to
-    its own clients nor those that are not of a chat, such as embeddings, are the call's.
+    An application may use the ``openai`` package in a callback, which runs in the context of the call. Answers to the
+    application's own clients do not belong to the call, nor do answers from other APIs, such as embeddings.
 
-    :param client: the fields of the LangChain model, with its ``openai`` clients; empty where any client is accepted.
+    :param client: the fields of the LangChain model, with its ``openai`` clients; empty to accept any client.
     """
 
     __slots__ = (
@@ -188,7 +188,7 @@ class OpenAIAnswer(Answer):
             self._fingerprint = info.get("system_fingerprint") or self._fingerprint
             if reason := info.get("finish_reason"):
                 self._reasons[0] = reason
-        # Runs for each chunk, and getattr with a default takes several times as long where the attribute exists.
+        # Runs for each chunk, and getattr with a default takes several times as long if the attribute exists.
         try:
             usage = chunk.message.usage_metadata  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
         except AttributeError:
@@ -204,7 +204,7 @@ class OpenAIAnswer(Answer):
             return self._chat_completion()
         if not (self._usage or self._reasons):
             return read_result(generations, llm_output)
-        # LangChain joins the reasons of a stream's chunks, and adds their usage up.
+        # LangChain joins the finish reasons of a stream's chunks, and adds up their usage.
         usage = read_usage(self._usage) if self._usage else None
         chunks = Response(None, model_name(self._model), self._finish_reasons(), usage)
         return read_result(generations, llm_output, chunks)
@@ -222,7 +222,7 @@ class OpenAIAnswer(Answer):
             finish_reasons=self._finish_reasons(),
             usage=usage,
             cost=read_price(self._priced) if self._priced else None,
-            # Proxies leave Anthropic's where it is: platform.claude.com/docs/en/api/service-tiers
+            # Proxies leave Anthropic's in the usage: platform.claude.com/docs/en/api/service-tiers
             service_tier=short_text(self._tier or self._usage.get("service_tier")),
             system_fingerprint=short_text(self._fingerprint),
             error=_error_code(self._error) if self._error else EMPTY_RESPONSE if self._empty else None,
@@ -230,7 +230,7 @@ class OpenAIAnswer(Answer):
         )
 
     def _read_usage(self) -> Usage | None:
-        """Return the last usage. Where it lacks a count, the count is that of the chunk that has it."""
+        """Return the last usage, with any count that it lacks taken from the chunk that has it."""
         usage = read_usage(self._usage)
         if usage is None or (self._usage is self._first_prompt and usage.output_tokens):
             return usage
@@ -251,7 +251,7 @@ class OpenAIAnswer(Answer):
 
 
 def _with_output_of(usage: Usage | None, prompt: Usage) -> Usage:
-    """Return ``prompt`` with the output's counts of ``usage``."""
+    """Return ``prompt`` with the output counts of ``usage``."""
     if usage is None:
         return prompt
     return prompt._replace(
@@ -262,7 +262,7 @@ def _with_output_of(usage: Usage | None, prompt: Usage) -> Usage:
 
 
 def _is_not_of_a_chat(body: Mapping[str, object]) -> bool:
-    """Return whether a body without choices is an answer of another API: embeddings, moderations, files, images."""
+    """Return whether a body without choices is an answer from another API: embeddings, moderations, files, images."""
     kind = body.get("object")
     if kind is None:
         return "results" in body or isinstance(body.get("data"), list)
@@ -280,7 +280,7 @@ def _error_code(error: object) -> str:
 
 
 def _with_timings(usage: Usage | None, timings: Mapping[str, object]) -> Usage | None:
-    """Complete ``usage`` by llama.cpp's counts of processed, reused and generated tokens."""
+    """Complete ``usage`` with llama.cpp's counts of processed, reused and generated tokens."""
     processed, reused, generated = (count(timings.get(name)) for name in ("prompt_n", "cache_n", "predicted_n"))
     if processed is None or reused is None:
         return usage

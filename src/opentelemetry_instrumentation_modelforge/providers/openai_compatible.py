@@ -17,7 +17,7 @@ class OpenAICompatible(Provider):
     default_server: ClassVar[tuple[str, int] | None] = ("api.openai.com", 443)
     taps: ClassVar[tuple[Tap, ...]] = (
         # Every decoded body and every event of a stream passes through this function before it is parsed. LangChain
-        # never gets a structured answer that does not fit its schema or is cut short. The argument is keyword-only.
+        # never receives a structured answer that violates its schema or is cut short. The argument is keyword-only.
         Tap("openai._base_client", "BaseClient", "_process_response_data", position=1, keyword="data"),
     )
 
@@ -28,7 +28,7 @@ class OpenAICompatible(Provider):
         return str(url) if text(getattr(url, "host", None)) else text(client.get("openai_api_base"))
 
     def client_credentials(self, client: Mapping[str, object]) -> Iterable[object]:
-        """Return the key, the default headers and query, and the proxy's URL, which may hold a password."""
+        """Return the key, the default headers and query, and the proxy's URL, which may contain a password."""
         return tuple(
             client.get(name) for name in ("openai_api_key", "default_headers", "default_query", "openai_proxy")
         )
@@ -48,19 +48,19 @@ class OpenAICompatible(Provider):
     def request_parameters(
         self, params: Mapping[str, object], client: Mapping[str, object]
     ) -> Iterable[Mapping[str, object]]:
-        """Return the request's parameters, the later mapping over the earlier.
+        """Return the request's parameters; later mappings override earlier ones.
 
-        ``invocation_params`` already merges the model's fields, its ``model_kwargs`` and the call's own. The ``openai``
-        client merges ``extra_body`` over all of them.
+        ``invocation_params`` already merges the model's fields, its ``model_kwargs`` and the call's own arguments. The
+        ``openai`` client merges ``extra_body`` over all of them.
         """
         if params.get("max_tokens", 0) is None:
-            # The call takes the model's own limit away.
+            # The call removes the model's own limit.
             params = {**params, "max_completion_tokens": None}
         body = mapping(params.get("extra_body"))
         return (params, _flat(params), body, _flat(body)) if body else (params, _flat(params))
 
     def answer(self, client: Mapping[str, object] = NOTHING) -> Answer:
-        """Return the reader of one answer, which takes what the model's own ``openai`` clients receive."""
+        """Return the reader of one answer, which accepts the answers to the model's own ``openai`` clients."""
         return OpenAIAnswer(client)
 
 
@@ -68,7 +68,7 @@ _NOT_FLAT: Final = frozenset({"max_tokens", "reasoning", "text"})
 
 
 def _flat(params: Mapping[str, object]) -> Mapping[str, object]:
-    """Return nested and renamed parameters by their usual top-level names."""
+    """Return nested and renamed parameters under their usual top-level names."""
     if _NOT_FLAT.isdisjoint(params):
         return NOTHING
     flat: dict[str, object] = {}

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The ``usage`` object of OpenAI's APIs, in the spellings of the providers that speak them."""
+"""The ``usage`` object of OpenAI's APIs, in the spellings of the providers that implement them."""
 
 from collections.abc import Mapping
 from typing import Final, TypeAlias
@@ -13,7 +13,7 @@ from ..values import NOTHING, mapping, price
 _INPUT, _OUTPUT, _CACHE_READ, _CACHE_WRITE, _REASONING, _AUDIO_INPUT, _AUDIO_OUTPUT, _CACHE_WRITE_1H, _TOTAL = range(9)
 
 _Place: TypeAlias = "int | Mapping[str, _Place]"
-"""The field of a count, or the places of the counts in an object of their own."""
+"""The field of a count, or the places of the counts in a nested object."""
 
 # Anthropic: platform.claude.com/docs/en/build-with-claude/prompt-caching
 _CACHE_CREATION: Final[Mapping[str, _Place]] = {"ephemeral_1h_input_tokens": _CACHE_WRITE_1H}
@@ -62,14 +62,14 @@ _PRICES: Final = {
     "estimated_cost": 1,  # DeepInfra: deepinfra.com/docs/openai_api
     "cost_in_usd_ticks": 10**10,  # xAI: docs.x.ai/developers/cost-tracking
 }
-"""The field of a price, and how many of its units are a US dollar."""
+"""The field of a price, and the number of its units in a US dollar."""
 
 _LARGEST: Final = 2**53 - 1
 """The largest integer that JSON carries everywhere (RFC 8259). Sums of such counts fit into OTLP's 64 bits."""
 
 
 def fields(value: object) -> Mapping[str, object]:
-    """Return a mapping as it is, and a pydantic model's fields with those that its class does not declare."""
+    """Return a mapping unchanged, or a pydantic model's fields, including those that its class does not declare."""
     if isinstance(value, dict):
         return value  # pyright: ignore[reportUnknownVariableType]
     if value is None:
@@ -80,7 +80,7 @@ def fields(value: object) -> Mapping[str, object]:
 
 
 def read_usage(usage: Mapping[str, object]) -> Usage | None:
-    """Return what a ``usage`` object reports, or None where it reports no tokens.
+    """Return the counts that a ``usage`` object reports, or None if it reports no tokens.
 
     Some providers include reasoning in the completion's tokens and cached tokens in the prompt's, others count them
     separately. The total shows which. A part that is larger than its whole is left out.
@@ -111,7 +111,7 @@ def read_usage(usage: Mapping[str, object]) -> Usage | None:
 
 
 def _collect(counts: list[int | None], places: Mapping[str, _Place], source: Mapping[str, object]) -> None:
-    """Put the counts of one object into ``counts``. The largest wins where a count has several spellings."""
+    """Put the counts of one object into ``counts``. If a count has several spellings, the largest wins."""
     for name, value in source.items():
         place = places.get(name)
         if place is None:
@@ -126,7 +126,7 @@ def _collect(counts: list[int | None], places: Mapping[str, _Place], source: Map
 
 
 def whole(value: object) -> int:
-    """Return a count that a server wrote as a float or as text, or -1 where it is none."""
+    """Return a count that a server wrote as a float or as text, or -1 if it is not a count."""
     if isinstance(value, str):
         return int(value) if len(value) < 17 and value.isascii() and value.isdecimal() else -1
     return int(value) if isinstance(value, float) and value.is_integer() else -1
@@ -136,7 +136,7 @@ def _include_separate_parts(counts: list[int | None], usage: Mapping[str, object
     """Add the parts that the provider counts separately to the prompt's and the completion's counts."""
     inputs, outputs, total = counts[_INPUT], counts[_OUTPUT], counts[_TOTAL]
     if outputs is None and inputs and total and total > inputs and "cache_read_input_tokens" not in usage:
-        # Gemini's OpenAI endpoint leaves the completion's count out where there was nothing but thinking.
+        # Gemini's OpenAI endpoint omits the completion's count if there was only thinking.
         counts[_OUTPUT] = total - inputs
         return
     if inputs is None or outputs is None:
@@ -145,7 +145,7 @@ def _include_separate_parts(counts: list[int | None], usage: Mapping[str, object
     cached_by_anthropic = (
         cached
         and ("cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage)
-        # LiteLLM repeats them where it has included them in the prompt's.
+        # LiteLLM repeats them here if it has included them in the prompt's count.
         and not fields(usage.get("prompt_tokens_details")).get("cached_tokens")
     )
     separate = 0 if total is None else total - inputs - outputs
@@ -177,13 +177,13 @@ def names_price(usage: Mapping[str, object]) -> bool:
 
 
 def is_charged(usage: Mapping[str, object]) -> bool:
-    """Return whether ``usage`` names a price other than 0. Runs for every chunk with a price."""
+    """Return whether ``usage`` reports a price other than 0. Runs for every chunk with a price."""
     get = usage.get
     return bool(get("cost") or get("estimated_cost") or get("cost_in_usd_ticks") or get("cost_usd_total"))
 
 
 def read_price(usage: Mapping[str, object]) -> float | None:
-    """Return the price of the call in US dollars, where the provider's ``usage`` names it."""
+    """Return the price of the call in US dollars, if the provider's ``usage`` reports it."""
     for name, unit in _PRICES.items():
         if name not in usage:
             continue
@@ -200,7 +200,7 @@ def _is_in_dollars(price: Mapping[str, object]) -> bool:
 
 
 def _amount(value: object) -> float | None:
-    """Return a price, also where it is written as text."""
+    """Return a price, even if it is written as text."""
     if not isinstance(value, str):
         return price(value)
     try:
@@ -217,5 +217,5 @@ def _with_own_key(charged: float, usage: Mapping[str, object]) -> float | None:
     if upstream is None:
         # The fee alone is not the price of the call.
         return None if own_key else charged
-    # The fee is a small share of the upstream charge, so a price that is not smaller is no fee.
+    # The fee is a small share of the upstream charge, so a price that is not smaller is not a fee.
     return charged if own_key is None and charged >= upstream else price(charged + upstream)
