@@ -41,7 +41,7 @@ def open_calls(model: Any) -> float:
             tracemalloc.start()
             before = _traced()
             tasks = [asyncio.create_task(waiting.ainvoke("Hi")) for _ in range(count)]
-            # Long enough for each to wait, and for none to be told of.
+            # Long enough for every call to be waiting.
             await asyncio.sleep(1)
             held = (_traced() - before) / count
             tracemalloc.stop()
