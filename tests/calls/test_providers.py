@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The servers of `providers`, as ModelForge's own models see them without instrumentation."""
+"""The servers of `providers`, used by ModelForge's own models without instrumentation."""
 
 from __future__ import annotations
 
