@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Jaeger's query API returns what was sent to Jaeger: the example, services with a queue, and calls of each outcome."""
+"""Jaeger's query API returns the traces sent to Jaeger: the example, services with a queue, calls of each outcome."""
 
 from __future__ import annotations
 

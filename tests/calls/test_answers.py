@@ -509,7 +509,7 @@ def test_a_structured_answer_that_is_cut_short_has_usage_and_cost(
 def test_a_tool_call_that_fails_its_schema_has_usage_and_cost(
     served: Callable[..., Any], instrumented: Telemetry, mode: str, strict: bool | None
 ) -> None:
-    """The schema is checked after the call, which has succeeded. In a stream LangChain passes over such a call."""
+    """The schema is checked after the call, which has succeeded. In a stream, LangChain ignores such a call."""
     call = {"id": "call_1", "type": "function", "function": {"name": "Invoice", "arguments": UNFIT}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     choices = [{"index": 0, "message": message, "finish_reason": "tool_calls"}]

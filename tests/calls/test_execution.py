@@ -213,7 +213,7 @@ def test_a_retry_is_a_second_call(instrumented: Telemetry, llm: Any, provider_se
 
 @pytest.mark.parametrize("through", ["llm", "chain"])
 @pytest.mark.parametrize("provider", MODELS)
-def test_what_a_consumer_does_between_chunks_is_under_the_consumer(
+def test_spans_of_a_consumer_between_chunks_are_under_the_consumer(
     instrumented: Telemetry, model: Callable[..., Any], provider: str, through: str
 ) -> None:
     llm = model(provider)
@@ -233,7 +233,7 @@ def test_what_a_consumer_does_between_chunks_is_under_the_consumer(
 
 @pytest.mark.parametrize("through", ["llm", "chain", "events"])
 @pytest.mark.parametrize("provider", MODELS)
-def test_what_an_async_consumer_does_between_chunks_is_under_the_consumer(
+def test_spans_of_an_async_consumer_between_chunks_are_under_the_consumer(
     instrumented: Telemetry, model: Callable[..., Any], provider: str, through: str
 ) -> None:
     async def main() -> Any:

@@ -140,7 +140,7 @@ def test_a_module_that_is_imported_later_is_patched_on_import(
     assert [span.name for span in telemetry.spans()] == ["modelforge.get_llm", MODEL_SPAN, "POST"]
 
 
-def test_uninstrumenting_undoes_what_was_patched_on_import(
+def test_uninstrumenting_undoes_patches_applied_on_import(
     not_imported: Callable[[], ModuleType], instrument: Instrument
 ) -> None:
     instrument()

@@ -89,7 +89,7 @@ def test_reports_usage(registry: ModelForgeRegistry, provider_server: ProviderSe
         assert usage["output_token_details"]["reasoning"] == 3
 
 
-def test_openai_streams_no_usage_unless_asked(registry: ModelForgeRegistry) -> None:
+def test_openai_streams_no_usage_unless_requested(registry: ModelForgeRegistry) -> None:
     assert not any(chunk.usage_metadata for chunk in model(registry, "openai").stream("Hi"))
 
 

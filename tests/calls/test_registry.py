@@ -531,7 +531,7 @@ def test_the_error_that_the_application_was_already_handling_is_not_recorded(
 # --- Callers ---
 
 
-def test_a_registry_made_before_instrumentation_is_instrumented(
+def test_a_registry_created_before_instrumentation_is_instrumented(
     registry: ModelForgeRegistry, instrument: Instrument
 ) -> None:
     telemetry = instrument()

@@ -114,7 +114,7 @@ def test_panels_do_not_overlap() -> None:
     assert len(set(cells)) == len(cells)
 
 
-def test_grafana_knows_every_field() -> None:
+def test_every_field_is_known_to_grafana() -> None:
     """Read the dashboard into Grafana's own types, which drop unknown fields."""
     pytest.importorskip("grafana_foundation_sdk", reason="grafana-foundation-sdk is not installed")
     from grafana_foundation_sdk.cog.encoder import JSONEncoder

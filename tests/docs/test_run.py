@@ -23,7 +23,7 @@ if os.name != "posix":
     pytest.skip("`run` is a POSIX shell script", allow_module_level=True)
 
 TIMEOUT = 120
-"""Seconds to wait for what happens soon, unless the test is about to fail."""
+"""Seconds to wait for something that happens soon, unless the test is about to fail."""
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/__main__.py"))
 
 ENDLESS = {

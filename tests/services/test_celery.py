@@ -36,7 +36,7 @@ from support.providers import ProviderServer, Reply
 from support.services import CLIENT, GET_LLM, MODEL, TIMEOUT, Service, Services, Span, Traces, free_port, named
 
 INTERNAL, PRODUCER, CONSUMER = 1, 4, 5
-"""The other kinds of a span, in OTLP."""
+"""The other span kinds in OTLP."""
 
 
 LACKING = lacking("celery", "redis", "sqlalchemy", instrumentors=("celery", "httpx", "modelforge"))

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT = 600
 """Seconds for one command, the first of which sets up the virtual environment."""
 LEFT_OUT = re.compile(r"^…\n", re.MULTILINE)
-"""A line of a README that stands for any number of lines."""
+"""A line of a README that represents any number of lines."""
 
 
 def main(names: list[str]) -> int:
@@ -49,7 +49,7 @@ def copy_project(project: Path) -> None:
 
 
 def check(readme: Path, project: Path, home: Path) -> str | None:
-    """Return what is wrong with an example."""
+    """Return the problem of an example, or None."""
     command = re.search(r"```console\n\$ (\./run \S+)\n```", readme.read_text(encoding="utf-8"))
     if command is None:
         return "its README has no command"

@@ -137,7 +137,7 @@ async def _send_all(url: str, asks: Sequence[Ask], clients: int, model: Model) -
 
 
 def mistakes(ask: Ask, spans: Sequence[Span], received: Sequence[Request]) -> list[str]:
-    """Return what is wrong with the trace of a request."""
+    """Return the mistakes in the trace of a request."""
     spans = without_parts(spans)
     found = [f"{len(spans)} spans: {sorted(span.name for span in spans)}"] if len(spans) != 4 else []
     server = [span for span in spans if span.kind == SERVER]

@@ -476,7 +476,7 @@ def _openai_events(request: Request, reply: Reply) -> Iterator[bytes]:
         opening = b""
     end = opening + events({}, answer.finish_reason)
     usage = _openai_usage(request, reply)
-    # OpenRouter reports usage, with the cost, whether or not it was asked for.
+    # OpenRouter reports usage, with the cost, whether or not it was requested.
     if usage and (request.body.get("stream_options", {}).get("include_usage") or reply.cost is not None):
         end += _event({**envelope, "choices": [], "usage": usage})
     yield end + b"data: [DONE]\n\n"

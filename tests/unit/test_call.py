@@ -170,6 +170,6 @@ def test_the_call_is_current_in_its_context_and_can_be_removed_from_it(call: Rec
     call.close()
 
 
-def test_a_call_knows_its_run(call: Recorded) -> None:
+def test_a_call_has_the_id_of_its_run(call: Recorded) -> None:
     assert call.run_id == RUN_ID
     call.close()

@@ -115,7 +115,7 @@ class TestFinishReason:
         assert [message.finish_reason for message in content.output_messages] == ["length", "error", "error"]
         assert_valid(content)
 
-    def test_of_the_provider_s_answer_takes_precedence_over_what_langchain_joined(self) -> None:
+    def test_of_the_provider_s_answer_takes_precedence_over_langchain_s_joined_one(self) -> None:
         generations = [generation(AIMessage(letter), "stopstop") for letter in "abc"]
         content = captured(generations=generations, finish_reasons=["stop", None])
         assert [message.finish_reason for message in content.output_messages] == ["stop", "stopstop", "stopstop"]

@@ -153,7 +153,7 @@ def test_keyword_over_environment_over_settings_over_default(
     assert messages == []
 
 
-def test_each_source_is_named_with_what_it_sets(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_source_is_named_with_the_options_it_sets(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write({"cost": False})
     monkeypatch.setenv(PREFIX + "CHUNK_EVENTS", "all")
     assert sources(check_keywords({"span_names": "semconv"})) == [
@@ -399,7 +399,7 @@ def test_an_error_is_short_whatever_the_value() -> None:
 # --- Malformed environment and files ---
 
 
-def test_a_warning_names_source_key_value_and_what_is_accepted(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_names_source_key_value_and_accepted_values(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as environment:
         environment.setenv(PREFIX + "CHUNK_EVENTS", "sometimes")
         assert warning() == (

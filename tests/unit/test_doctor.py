@@ -278,7 +278,7 @@ def ask(protocol: Protocol, url: str) -> tuple[State, str]:
         ("503 Service Unavailable", State.WARNING, "answers HTTP 503"),
     ],
 )
-def test_http_statuses_are_told_apart(status: str, state: State, text: str) -> None:
+def test_http_statuses_are_distinguished(status: str, state: State, text: str) -> None:
     # The first connection only checks whether something listens.
     reply = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     with serving(b"", reply) as port:

@@ -118,7 +118,7 @@ def test_a_value_is_accepted(option_type: OptionType[Any], value: object, expect
 
 
 @pytest.mark.parametrize(("option_type", "value", "error"), WRONG)
-def test_a_wrong_type_and_a_bad_value_are_told_apart(
+def test_a_wrong_type_and_an_invalid_value_are_distinguished(
     option_type: OptionType[Any], value: object, error: type[Exception]
 ) -> None:
     with pytest.raises(error) as raised:

@@ -101,7 +101,7 @@ def test_undoing_twice_changes_nothing(owner: type, wrap: Any) -> None:
     assert vars(owner)["get_llm"] is original
 
 
-def test_a_patch_goes_below_the_wrapt_proxies_of_others(owner: type, wrap: Any) -> None:
+def test_a_patch_is_placed_below_the_wrapt_proxies_of_others(owner: type, wrap: Any) -> None:
     original = vars(owner)["get_llm"]
     for _ in range(2):
         wrapt.wrap_function_wrapper(owner, "get_llm", by_wrapt)

@@ -222,7 +222,7 @@ class TestRedact:
         assert parts == [text("A SE…")]
         assert seen == ["a secret [REDACTED]"]
 
-    def test_leaves_what_the_protocol_matches_by(self) -> None:
+    def test_keeps_the_identifiers_that_the_protocol_matches_by(self) -> None:
         call_ = AIMessage("", tool_calls=[{"name": "weather", "args": {}, "id": "call_1"}])
         answer = ToolMessage("Sunny", tool_call_id="call_1")
         content = captured(call_, answer, redact=lambda _: "x").event_attributes()

@@ -146,7 +146,7 @@ def test_the_telemetry_of_a_few_pairs_of_providers_is_kept() -> None:
 
 @dataclass
 class PlainTracerProvider(TracerProviderInterface):
-    """A plain dataclass with slots: without a hash, without weak references, and equal to another by its fields."""
+    """A plain dataclass with slots: without a hash, without weak references, and equal to others with equal fields."""
 
     __slots__ = ("provider",)
     provider: TracerProvider
