@@ -328,7 +328,7 @@ def test_example(arguments: Sequence[str]) -> None:
         check=False,
         encoding="utf-8",
         env={**os.environ, "COLUMNS": "200"},
-        # The program has its own, shorter timeout, so this one only allows for a slow machine.
+        # If something is broken, the example fails by itself earlier. This timeout allows for a slow machine.
         timeout=2 * TIMEOUT,
     )
     assert result.returncode == 0, result.stderr

@@ -141,7 +141,7 @@ class Service:
         self.url = f"http://{HOST}:{port}"
         self.log = cwd / f"{port}.log"
         with self.log.open("wb") as log:
-            # A separate process group contains the processes it forks.
+            # A separate process group includes the processes it forks.
             self.process = subprocess.Popen(
                 command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )

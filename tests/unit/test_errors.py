@@ -644,7 +644,7 @@ def test_the_message_is_not_generated_unless_it_is_requested() -> None:
 
 
 class Odd(Exception):
-    """Raises at every attribute except those of its class."""
+    """Raises at every attribute that is accessed through an instance."""
 
     status_code = 400
 
