@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Fixtures: a real ModelForge registry in front of servers on loopback, and OpenTelemetry providers kept in memory."""
+"""Fixtures: a real ModelForge registry in front of loopback servers, and in-memory OpenTelemetry providers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave a sample of the cases of each test that is marked `sampled`, of those that were asked for."""
+    """Keep a sample of the selected cases of each test that is marked `sampled`."""
     if config.getoption("exhaustive"):
         return
     cases: defaultdict[str, list[pytest.Function]] = defaultdict(list)
@@ -69,7 +69,7 @@ def _aspects(item: pytest.Function) -> Iterable[Hashable]:
 
 @pytest.fixture
 def provider_server() -> Iterator[ProviderServer]:
-    """All the providers, on ports of their own for each test."""
+    """All the providers, on separate ports for each test."""
     with ProviderServer() as server:
         yield server
 
@@ -129,7 +129,7 @@ def model_config(provider_server: ProviderServer) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def configuration_removed() -> Iterator[None]:
-    """Leave no configuration of ModelForge to the next test, whichever it is."""
+    """Remove ModelForge's configuration after each test."""
     yield
     from modelforge.config import GLOBAL_CONFIG_FILE
 
@@ -138,7 +138,7 @@ def configuration_removed() -> Iterator[None]:
 
 @pytest.fixture
 def redirected(provider_server: ProviderServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Send to `provider_server` what ModelForge's configuration cannot."""
+    """Redirect to `provider_server` the requests that ModelForge's configuration cannot redirect."""
     from langchain_github_copilot import chat_models as copilot
     from langchain_google_genai import _genai_extension as google
     from modelforge.modelsdev import ModelsDevClient
@@ -151,7 +151,7 @@ def redirected(provider_server: ProviderServer, monkeypatch: pytest.MonkeyPatch,
 
 @pytest.fixture
 def registry(redirected: None, model_config: dict[str, Any]) -> ModelForgeRegistry:
-    """A registry whose providers, and whose models.dev, are `provider_server`."""
+    """A registry that uses `provider_server` for its providers and for models.dev."""
     from modelforge import ModelForgeRegistry
 
     write_config(model_config)
@@ -208,14 +208,14 @@ def instrument(
     metric_reader: InMemoryMetricReader,
     log_exporter: InMemoryLogRecordExporter,
 ) -> Iterator[Callable[..., Telemetry]]:
-    """Call it, with options for `ModelForgeInstrumentor`, to instrument ModelForge and the HTTP clients it uses."""
+    """Call it with options for `ModelForgeInstrumentor` to instrument ModelForge and the HTTP clients it uses."""
     with contextlib.ExitStack() as stack:
 
         def instrument(**options: Any) -> Telemetry:
             from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
 
             for instrumentor in _http_instrumentors():
-                # Only their spans are of interest.
+                # Only their spans are checked.
                 instrumentor.instrument(tracer_provider=tracer_provider, skip_dep_check=True)
                 stack.callback(instrumentor.uninstrument)
             modelforge = ModelForgeInstrumentor()
@@ -240,7 +240,7 @@ def instrumented(instrument: Callable[..., Telemetry]) -> Telemetry:
 
 @pytest.fixture
 def model(instrumented: Telemetry, registry: ModelForgeRegistry) -> Callable[..., Any]:
-    """Hand out instrumented models that fail at the first error."""
+    """Return instrumented models that fail at the first error."""
     from support.calls import MODELS
 
     def model(provider: str = "openai", **options: Any) -> Any:
@@ -255,7 +255,7 @@ def llm(model: Callable[..., Any]) -> Any:
 
 
 def _http_instrumentors() -> Iterator[Any]:
-    """Those installed. OpenAI uses httpx, GitHub Copilot requests, Ollama requests and aiohttp, Google gRPC."""
+    """The installed ones. OpenAI uses httpx, GitHub Copilot requests, Ollama requests and aiohttp, Google gRPC."""
     for library, name in (
         ("httpx", "HTTPXClientInstrumentor"),
         ("requests", "RequestsInstrumentor"),
@@ -271,7 +271,7 @@ def _http_instrumentors() -> Iterator[Any]:
 
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Call it with arguments for Python, and environment variables, to start one that has imported nothing yet."""
+    """Call it with arguments and environment variables to start a fresh Python interpreter."""
 
     def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
@@ -292,7 +292,7 @@ def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def nothing_left(
     meter_provider: MeterProvider, metric_reader: InMemoryMetricReader, caplog: pytest.LogCaptureFixture
 ) -> Iterator[None]:
-    """Check at the end that no call and no stream is open, the context is what it was, and nothing went wrong."""
+    """Check at the end that no call or stream is open, the context is restored, and nothing went wrong."""
     from opentelemetry.context import get_current
 
     from opentelemetry_instrumentation_modelforge.call import open_calls

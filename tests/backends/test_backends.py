@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Backends' own programs, which the quickstart's application sends to: what arrives, and what they make of it."""
+"""Real backend programs that receive the quickstart's telemetry: what arrives, and how they interpret it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _datadog(program: str, directory: Path) -> Program:
         [program, *options, "--pool-trace-check-failures=true"],
         ports,
         directory,
-        # As an option they are not understood.
+        # The agent does not accept them as an option.
         ENABLED_CHECKS=",".join(checks),
     )
 
@@ -133,7 +133,7 @@ def _mlflow(program: str, directory: Path) -> Program:
         directory,
         DO_NOT_TRACK="true",
         MLFLOW_DISABLE_TELEMETRY="true",
-        # What runs evaluations and the like.
+        # The runner of evaluations and similar jobs.
         MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
     )
 
@@ -143,7 +143,7 @@ PROGRAMS = {"ddapm-test-agent": _datadog, "phoenix": _phoenix, "mlflow": _mlflow
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Program]]:
-    """Those that are installed, all started at once: two of them need many seconds."""
+    """The installed programs, all started at the same time, because two of them need many seconds."""
     directory = tmp_path_factory.mktemp("backends")
     started: dict[str, Program] = {}
     try:
@@ -165,7 +165,7 @@ def _ready(programs: Mapping[str, Program], name: str) -> Program:
 
 @pytest.fixture(scope="module")
 def agent(programs: Mapping[str, Program]) -> Program:
-    """Datadog's, whose second port is for OTLP."""
+    """Datadog's agent, whose second port is for OTLP."""
     return _ready(programs, "ddapm-test-agent")
 
 
@@ -185,7 +185,7 @@ def mlflow(programs: Mapping[str, Program]) -> Program:
 
 
 def run(command: Sequence[str | Path], **variables: str) -> None:
-    """Run a command where ModelForge finds its model."""
+    """Run a command in an environment in which ModelForge finds its model."""
     with loopback("quickstart", ChatServer(), Collector()) as environment:
         result = subprocess.run(
             command,
@@ -197,13 +197,13 @@ def run(command: Sequence[str | Path], **variables: str) -> None:
             timeout=TIMEOUT,
         )
     assert result.returncode == 0, result.stderr
-    # An exporter that fails says so there, and so does telemetry that does.
+    # Failures of exporters and of the telemetry are logged here.
     assert result.stderr == ""
     assert ANSWER in result.stdout
 
 
 def run_example(backend: str, **variables: str) -> None:
-    """Send to a backend as the README of `examples/backends` says."""
+    """Send to a backend as described in the README of `examples/backends`."""
     run([sys.executable, EXAMPLES, "backends", backend, "--content"], **variables)
 
 
@@ -214,23 +214,23 @@ def from_json(resource_spans: Sequence[Mapping[str, Any]]) -> list[Span]:
 
 
 def tree(spans: Sequence[Span], parent_id: str | None = None, indent: str = "") -> list[str]:
-    """The names of spans in the order they started, each below and right of its parent's."""
+    """Return the names of spans in start order, each below its parent's name and indented."""
     below = sorted((span for span in spans if span.parent_id == parent_id), key=lambda span: span.start_ns)
     return [line for span in below for line in (indent + span.name, *tree(spans, span.span_id, indent + " "))]
 
 
 def named(spans: Sequence[Span], name: str) -> list[Span]:
-    """Those of a name, in the order they started."""
+    """Return the spans with a name, in start order."""
     return sorted((span for span in spans if span.name == name), key=lambda span: span.start_ns)
 
 
 def of_all(attributes: Mapping[str, object], expected: Mapping[str, object]) -> dict[str, object]:
-    """The attributes that are expected, so that a comparison shows those that differ."""
+    """Return only the expected attributes, so that a comparison shows those that differ."""
     return {name: attributes.get(name) for name in expected}
 
 
 def check(spans: Sequence[Span]) -> None:
-    """What any backend has to have of the quickstart's trace."""
+    """Check what every backend must contain of the quickstart's trace."""
     assert tree(spans) == TREE
     (get_llm,) = named(spans, GET_LLM)
     assert of_all(get_llm.attributes, ON_GET_LLM) == ON_GET_LLM
@@ -240,7 +240,7 @@ def check(spans: Sequence[Span]) -> None:
 # --- Datadog ---
 
 
-def test_datadogs_agent_takes_otlp(agent: Program) -> None:
+def test_datadogs_agent_accepts_otlp(agent: Program) -> None:
     otlp = f"http://{HOST}:{agent.ports[1]}"
     settings = SETTINGS["datadog-agent"].environment({}) | {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp}
     script = Path(sys.executable).with_name("opentelemetry-instrument")
@@ -265,7 +265,7 @@ def test_datadogs_agent_takes_otlp(agent: Program) -> None:
     assert ("modelforge.client.active_streams", "AGGREGATION_TEMPORALITY_CUMULATIVE") in metrics
 
 
-def test_datadogs_tracer_makes_the_spans(agent: Program) -> None:
+def test_datadogs_tracer_creates_the_spans(agent: Program) -> None:
     if importlib.util.find_spec("ddtrace") is None:
         pytest.skip("ddtrace is not installed")
     run(
@@ -279,7 +279,7 @@ def test_datadogs_tracer_makes_the_spans(agent: Program) -> None:
     )
 
     answer, (get_llm,), (failed,) = sorted(fetch(f"{agent.url}/test/session/traces"), key=len, reverse=True)
-    # In Datadog's words what OpenTelemetry calls the name is the resource.
+    # Datadog's term for OpenTelemetry's span name is "resource".
     check(
         [
             Span(
@@ -303,7 +303,7 @@ def test_datadogs_tracer_makes_the_spans(agent: Program) -> None:
     }
     assert [event["name"] for event in json.loads(failed["meta"]["events"])] == ["exception"]
 
-    # Of OTLP the agent checks nothing but that it can be decoded.
+    # The agent only checks that OTLP can be decoded.
     with urllib.request.urlopen(f"{agent.url}/test/trace_check/failures?return_all=true") as response:
         assert response.read() == b"200: OK"
     summary = fetch(f"{agent.url}/test/trace_check/summary?return_all=true")
@@ -319,10 +319,10 @@ def test_datadogs_tracer_makes_the_spans(agent: Program) -> None:
 
 
 def phoenix_has(phoenix: Program, project: str, what: str, count: int) -> list[dict[str, Any]]:
-    """Wait for a project to have that many spans or sessions, and return them."""
+    """Wait until a project has that many spans or sessions, and return them."""
 
     def find() -> list[dict[str, Any]] | None:
-        # Phoenix makes a project with its first span, some time after it has taken it.
+        # Phoenix creates a project for its first span, some time after receiving it.
         with contextlib.suppress(urllib.error.HTTPError):
             found = fetch(f"{phoenix.url}/v1/projects/{project}/{what}")["data"]
             if len(found) == count:
@@ -334,7 +334,7 @@ def phoenix_has(phoenix: Program, project: str, what: str, count: int) -> list[d
 
 @pytest.fixture(scope="module")
 def stored(phoenix: Program) -> list[dict[str, Any]]:
-    """The spans that Phoenix has, once it has all."""
+    """Return Phoenix's spans once all have been stored."""
     run_example("phoenix", PHOENIX_URL=phoenix.url)
     return sorted(phoenix_has(phoenix, "default", "spans", len(TREE)), key=lambda span: span["start_time"])
 
@@ -355,7 +355,7 @@ def test_phoenix_has_the_trace(stored: list[dict[str, Any]]) -> None:
     )
 
 
-def test_phoenix_takes_a_model_span_for_a_call_of_a_model(stored: list[dict[str, Any]]) -> None:
+def test_phoenix_recognizes_a_model_span_as_a_model_call(stored: list[dict[str, Any]]) -> None:
     kinds = [(span["name"], span["span_kind"]) for span in stored if span["span_kind"] == "LLM"]
     assert kinds == [(MODEL, "LLM")] * 3
     calls = [span for span in stored if span["name"] == MODEL]
@@ -387,13 +387,13 @@ def test_phoenix_computes_the_cost_on_the_span(phoenix: Program, stored: list[di
         total = fetch(f"{phoenix.url}/graphql", {"query": query})["data"]["getTraceByOtelId"]["costSummary"]["total"]
         return None if total["cost"] is None else total
 
-    # Costs are worked out some time after the spans are stored.
+    # Costs are computed some time after the spans are stored.
     total = until(find)
     assert total["cost"] == pytest.approx(sum(COSTS))
     assert total["tokens"] == sum(map(sum, TOKENS))
 
 
-def test_phoenix_reads_users_sessions_and_written_cache_by_the_recipes(
+def test_phoenix_reads_users_sessions_and_cache_writes_with_the_recipes(
     phoenix: Program,
     instrument: Callable[..., Telemetry],
     tracer_provider: TracerProvider,
@@ -436,7 +436,7 @@ def test_phoenixs_page_shows_the_trace(phoenix: Program, stored: list[dict[str, 
         "--disable-sync",
         "--no-first-run",
         f"--user-data-dir={tmp_path}",
-        # Of the page's own time, which stands still while it waits for an answer.
+        # Milliseconds of the page's own time, which stops while it waits for an answer.
         "--virtual-time-budget=15000",
         "--dump-dom",
         page,

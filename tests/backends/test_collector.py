@@ -1,8 +1,8 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The Collector of docs/collector.md: each rule of its configuration does what the page says.
+"""The Collector of docs/collector.md: each rule of its configuration works as the page describes.
 
-Jaeger's program has all the components, so it is the Collector here. OpenTelemetry's own is tested where it is there.
+Jaeger's program has all the components, so it is the Collector here. OpenTelemetry's own is tested if installed.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ if not PROGRAMS:
 
 SECOND = 10**9
 COUNT = 30
-"""Traces of each kind."""
+"""The number of traces of each kind."""
 SERVICE = "shop"
 CONTENT = "What is worn in Lisbon?"
 USER = "u-7"
 
 
 class SeededIds(IdGenerator):
-    """The same ids each time: those of traces decide which ones are in the tenth that is kept."""
+    """The same ids each time, because trace ids determine which tenth of the traces is kept."""
 
     def __init__(self) -> None:
         self._random = random.Random(0)
@@ -63,7 +63,7 @@ class SeededIds(IdGenerator):
 
 
 class Backend(Traces):
-    """The receiver behind the Collector. It counts requests."""
+    """The receiver behind the Collector, which counts requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Backend(Traces):
 
 
 class Run:
-    """The traces that the backend has, by the kind that the name of their first span says, and the metrics."""
+    """The backend's traces, by the kind that the name of their first span contains, and the metrics."""
 
     def __init__(self, backend: Backend, metrics: str) -> None:
         self.request_count = backend.request_count
@@ -88,7 +88,7 @@ class Run:
 
 @pytest.fixture(scope="module", params=PROGRAMS)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Send traces of each kind through the Collector, and look at the backend after all of them are decided."""
+    """Send traces of each kind through the Collector, and read the backend after all decisions are made."""
     grpc, http, prometheus = (free_port() for _ in range(3))
     backend = Backend()
     with serving(backend), ProviderServer() as server:
@@ -97,7 +97,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             [http, prometheus],
             tmp_path_factory.mktemp("collector") / "collector",
             CONFIGURATION,
-            # Other addresses, and times that a test can wait for.
+            # Other addresses, and delays short enough for a test.
             {
                 "receivers": {
                     "otlp": {
@@ -120,7 +120,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             collector.wait()
             sent = _send(f"http://{HOST}:{http}", server, backend)
             metrics = until(lambda: _metrics(prometheus, sent))
-            # It delivers what is decided before it ends.
+            # It delivers the decided traces before it ends.
             collector.stop(signal.SIGTERM)
         finally:
             if collector.process.poll() is None:
@@ -129,7 +129,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def _metrics(port: int, call_count: int) -> str | None:
-    """Return the Collector's page for Prometheus, once it counts so many calls."""
+    """Return the Collector's page for Prometheus once it counts this many calls."""
     with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=TIMEOUT) as response:
         page = response.read().decode()
     counts = re.findall(r"^traces_span_metrics_calls_total\{.*\} (\d+)$", page, re.MULTILINE)
@@ -140,11 +140,11 @@ def _metrics(port: int, call_count: int) -> str | None:
 
 
 def _send(endpoint: str, server: ProviderServer, backend: Backend) -> int:
-    """Send traces of each kind, and return the number of model calls once the Collector has decided about all."""
+    """Send traces of each kind, and return the number of model calls once the Collector has decided on all."""
     provider = TracerProvider(
         id_generator=SeededIds(), resource=Resource({"service.name": SERVICE}), shutdown_on_exit=False
     )
-    # Each span in a request of its own.
+    # Send each span in a separate request.
     provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(f"{endpoint}/v1/traces")))
     tracer = provider.get_tracer("shop")
     llm = ChatOpenAI(
@@ -208,7 +208,7 @@ def test_traces_with_a_failed_a_slow_or_a_costly_call_are_kept(run: Run, kind: s
 
 
 @pytest.mark.parametrize("kind", ["quick call", "cheap call", "slow job"])
-def test_of_the_rest_a_tenth_is_kept(run: Run, kind: str) -> None:
+def test_a_tenth_of_the_rest_is_kept(run: Run, kind: str) -> None:
     assert 0 < len(run.kept[kind]) < COUNT / 3
 
 
@@ -230,12 +230,12 @@ def test_content_is_removed_and_users_are_hashed(run: Run) -> None:
         assert span.attributes["user.id"] in hashes
         assert [name for name in span.attributes if name.endswith(("messages", "instructions", "definitions"))] == []
         assert CONTENT not in str(span.attributes)
-        # What is not named in the rule stays.
+        # Attributes that the rule does not name are kept.
         assert span.attributes["gen_ai.usage.cost.amount"] == 0.05
         assert span.attributes["gen_ai.usage.input_tokens"] == 11
 
 
-def test_backends_find_cost_and_cache_under_their_own_names(run: Run) -> None:
+def test_cost_and_cache_are_repeated_under_the_names_that_backends_read(run: Run) -> None:
     for spans in run.kept["costly call"]:
         (call,) = named(spans, MODEL)
         assert call.attributes["gen_ai.usage.cost"] == 0.05
@@ -246,7 +246,7 @@ def test_backends_find_cost_and_cache_under_their_own_names(run: Run) -> None:
 def test_spans_are_sent_in_batches(run: Run) -> None:
     traces = sum(map(len, run.kept.values()))
     assert traces > 3 * COUNT
-    # The tracer sent each span in a request of its own.
+    # The tracer sent each span in a separate request.
     assert run.request_count < traces / 3
 
 
@@ -256,7 +256,7 @@ def test_all_model_calls_are_measured_by_model(run: Run) -> None:
         named = dict(re.findall(r'(\w+)="([^"]*)"', labels))
         assert named["service_name"] == SERVICE
         counts[named["gen_ai_request_model"], named.get("error_type", ""), named["status_code"]] += int(count)
-    # Also those whose traces were not kept, and no other spans.
+    # Including calls whose traces were not kept, and no other spans.
     assert counts == {
         ("qwen/qwen3-coder", "", "STATUS_CODE_UNSET"): 2 * COUNT,
         ("qwen/qwen3-coder", "openai.InternalServerError", "STATUS_CODE_ERROR"): COUNT,

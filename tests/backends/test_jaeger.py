@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Jaeger's query API returns what was sent to Jaeger: the example, services with a queue, and calls of each outcome."""
+"""Jaeger's query API returns the traces sent to Jaeger: the example, services with a queue, calls of each outcome."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ plan a day
 
 
 def _send_by_http(jaeger: Jaeger) -> str:
-    """Send the example's trace by its README's command."""
+    """Send the example's trace with its README's command."""
     result = subprocess.run(
         [sys.executable, EXAMPLES, "jaeger", "--jaeger", jaeger.endpoint],
         capture_output=True,
@@ -79,7 +79,7 @@ def _send_by_http(jaeger: Jaeger) -> str:
 
 
 def _send_by_grpc(jaeger: Jaeger) -> str:
-    """Send the trace of the example's application with the variables that its README names for gRPC."""
+    """Send the trace of the example's application with the gRPC variables of its README."""
     with loopback("jaeger-grpc", ChatServer(), Collector()) as variables:
         result = subprocess.run(
             [Path(sys.executable).with_name("opentelemetry-instrument"), sys.executable, EXAMPLE / "app.py"],
@@ -130,7 +130,7 @@ def test_tags_have_the_types_of_the_attributes(example: dict[str, Any]) -> None:
         "gen_ai.operation.name": ("string", "chat"),
         "gen_ai.provider.name": ("string", "openai"),
         "gen_ai.request.model": ("string", "gpt-4o-mini"),
-        # Jaeger's pages have no type for lists.
+        # Jaeger's pages have no list type.
         "gen_ai.response.finish_reasons": ("string", '["stop"]'),
         "gen_ai.response.id": ("string", "chatcmpl-1"),
         "gen_ai.response.model": ("string", "gpt-4o-mini"),
@@ -155,7 +155,7 @@ def test_tags_have_the_types_of_the_attributes(example: dict[str, Any]) -> None:
     }
     kind, seconds = streamed.pop("gen_ai.response.time_to_first_chunk")
     assert (kind, 0 < seconds < TIMEOUT) == ("float64", True)
-    # How many chunks LangChain makes of an answer depends on its release.
+    # The number of chunks that LangChain creates depends on its release.
     assert streamed.pop("modelforge.response.chunk_count")[0] == "int64"
     assert streamed == {
         **common,
@@ -179,7 +179,7 @@ def test_durations_are_within_those_of_the_parents(example: dict[str, Any]) -> N
         assert span["duration"] > 0
         if parent := spans.get(reference(span, "CHILD_OF") or ""):
             assert parent["startTime"] <= span["startTime"]
-            # Jaeger cuts both to microseconds.
+            # Jaeger truncates both to microseconds.
             assert span["startTime"] + span["duration"] <= parent["startTime"] + parent["duration"] + 1
 
 
@@ -210,7 +210,7 @@ def test_a_request_its_task_and_the_model_call_are_one_trace(jaeger: Jaeger, tmp
             trace = jaeger.trace(caller.trace_id, spans=9)
         finally:
             services.stop()
-            # Shown if the test fails.
+            # Pytest shows this if the test fails.
             print(worker.log.read_text())
 
     assert (
@@ -241,7 +241,7 @@ POST /queued/chat
 
 
 def _create_queue(broker: str) -> None:
-    """Create the tables of the queue, which producer and worker would both try to create."""
+    """Create the queue's tables, which the producer and the worker would otherwise both try to create."""
     from kombu import Connection
 
     with Connection(broker) as connection:
@@ -272,7 +272,7 @@ EXPORTERS = {
 def tracer_provider(
     request: pytest.FixtureRequest, jaeger: Jaeger, span_exporter: InMemorySpanExporter
 ) -> Iterator[TracerProvider]:
-    """A provider that keeps every span in memory, and sends it to Jaeger."""
+    """A provider that keeps every span in memory and sends it to Jaeger."""
     provider = TracerProvider(resource=RESOURCE, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(span_exporter))
     provider.add_span_processor(SimpleSpanProcessor(EXPORTERS[request.param](jaeger)))
@@ -307,7 +307,7 @@ async def _cancelled(llm: Any, server: ProviderServer) -> None:
 
 CALLS = {"completed": _completed, "failed": _failed, "streamed": _streamed, "cancelled": _cancelled}
 SPAN_COUNT = 4
-"""The request's, `get_llm`'s, the model's and the HTTP client's."""
+"""The spans of the request, `get_llm`, the model and the HTTP client."""
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ def call(
     provider_server: ProviderServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[str], Telemetry]:
-    """Make a call of a kind, with attributes of each type, baggage and content on its span."""
+    """Make a call of the given kind, with attributes of each type, baggage and content on its span."""
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
 
     def call(kind: str) -> Telemetry:
@@ -363,7 +363,7 @@ def test_a_failed_call_is_red_in_jaeger(call: Callable[[str], Telemetry], jaeger
     assert log["event"] == ("string", "exception")
     assert log["exception.type"] == ("string", "openai.InternalServerError")
     assert log["exception.stacktrace"][1].startswith("Traceback")
-    # As long as the SDK says, in microseconds.
+    # The SDK's duration, in microseconds.
     assert [span["duration"] for span in sorted(trace["spans"], key=lambda span: span["startTime"])] == [
         (span.end_time - span.start_time) // 1000 for span in spans
     ]
@@ -373,14 +373,14 @@ def test_a_failed_call_is_red_in_jaeger(call: Callable[[str], Telemetry], jaeger
 
 
 def _held(span: ReadableSpan) -> dict[str, Any]:
-    """Return what the SDK holds of a span."""
+    """Return a span as the SDK holds it."""
     scope = span.instrumentation_scope
     assert scope is not None
     return {
         "name": span.name,
         "ids": (f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}"),
         "parent": f"{span.parent.span_id:016x}" if span.parent else "",
-        # OTLP counts from 1, and the SDK from 0.
+        # OTLP's enumeration starts at 1, and the SDK's at 0.
         "kind": span.kind.value + 1,
         "start": span.start_time,
         "end": span.end_time,
@@ -402,7 +402,7 @@ def _held_link(link: Link) -> tuple[Any, ...]:
 
 
 def _typed(attributes: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return attributes in a form in which 1, 1.0 and True differ."""
+    """Return attributes in a form that distinguishes 1, 1.0 and True."""
     return {
         name: repr(list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value)
         for name, value in (attributes or {}).items()
@@ -410,7 +410,7 @@ def _typed(attributes: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _spans(resource_spans: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the spans of OTLP's JSON form, each with its resource and its scope."""
+    """Yield the spans of OTLP JSON, each with its resource and its scope."""
     for of_resource in resource_spans:
         for of_scope in of_resource["scopeSpans"]:
             for span in of_scope["spans"]:
@@ -421,7 +421,7 @@ STATUS_CODES = ("UNSET", "OK", "ERROR")
 
 
 def _stored(span: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what Jaeger has of a span."""
+    """Return a span as Jaeger stored it."""
     return {
         "name": span["name"],
         "ids": (span["traceId"], span["spanId"]),
@@ -446,7 +446,7 @@ def _stored(span: Mapping[str, Any]) -> dict[str, Any]:
 READ: dict[str, Callable[[Any], Any]] = {
     "stringValue": str,
     "boolValue": bool,
-    # JSON has one type of number: OTLP writes whole numbers as text, and 1.0 as 1.
+    # JSON has one number type: OTLP writes integers as strings, and 1.0 as 1.
     "intValue": int,
     "doubleValue": float,
     "arrayValue": lambda array: [_value(item) for item in array.get("values", ())],

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What providers answer, in every spelling, is what the span and the metrics say, however the model is called."""
+"""Providers' answers, in every spelling, are recorded on the span and in the metrics, however the model is called."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DURATION = "gen_ai.client.operation.duration"
 
 
 class Seen:
-    """What telemetry says of the only call."""
+    """The telemetry of the only call."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self.span = telemetry.span(MODEL_SPAN)
@@ -65,14 +65,14 @@ class Seen:
         return [point.sum for point in self.metrics.get(COST, ())]
 
     def check(self, expected: Mapping[str, Any]) -> None:
-        """Check attributes: None stands for one that is missing, a float may differ by rounding."""
+        """Check attributes: None means that one is missing, and a float may differ by rounding."""
         for name, value in expected.items():
             found = self.said.get(name)
             assert found == pytest.approx(value) if isinstance(value, float) else found == value, (name, found)
             assert type(found) is type(value), name
 
     def check_usage(self, expected: Mapping[str, Any]) -> None:
-        """Check the attributes and the token metric, which are the same numbers."""
+        """Check the attributes and the token metric, which have the same numbers."""
         self.check(expected)
         assert "modelforge.usage.estimated" not in self.said
         assert self.tokens() == {"input": expected[IN], "output": expected[OUT]}
@@ -82,7 +82,7 @@ class Seen:
 def served(
     redirected: None, model_config: dict[str, Any], instrumented: Telemetry, provider_server: ProviderServer
 ) -> Callable[..., Any]:
-    """Call it with a reply for a model that gets it; with the provider's name, and prices for a million tokens."""
+    """Call it with a reply, a provider and prices per million tokens to get a model that receives the reply."""
 
     def served(
         reply: Reply, provider: str = "openai", model: str = MODEL, prices: Mapping[str, Any] | None = None
@@ -101,7 +101,7 @@ def served(
 
 
 def completion(usage: Mapping[str, Any] | None = USAGE, text: str = "Good day", **fields: Any) -> dict[str, Any]:
-    """Return a whole answer, with more fields of its own."""
+    """Return a whole answer, with additional fields."""
     message = {"role": "assistant", "content": text, "refusal": None}
     return {
         "id": ID,
@@ -127,7 +127,7 @@ def chunk(text: str = "", reason: str | None = None, index: int = 0, **fields: A
 
 
 def chunks(usage: Mapping[str, Any] | None = USAGE, **fields: Any) -> list[dict[str, Any]]:
-    """Return the same answer in pieces, as OpenAI sends it."""
+    """Return the same answer in chunks, as OpenAI sends it."""
     last = [] if usage is None else [chunk(choices=[], usage=usage, **fields)]
     return [chunk("Good ", **fields), chunk("day", **fields), chunk(reason="stop", **fields), *last]
 
@@ -231,10 +231,10 @@ SPELLINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_tokens_that_the_list_has_no_price_for_make_no_cost(
+def test_tokens_without_a_listed_price_have_no_cost(
     served: Callable[..., Any], instrumented: Telemetry, mode: str
 ) -> None:
-    """As Anthropic's one-hour cache writes. models.dev only has the price of those for five minutes."""
+    """Anthropic's one-hour cache writes, for example: models.dev only has the price of five-minute writes."""
     written = {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 80}
     usage = {**USAGE, "cache_creation_input_tokens": 80, "cache_creation": written}
     ask(served(both(usage), prices=PRICES), mode)
@@ -272,7 +272,7 @@ NAMED_PRICES: dict[str, tuple[dict[str, Any], float | None]] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("provider", NAMED_PRICES)
-def test_a_price_that_the_provider_names_is_the_cost(
+def test_a_price_reported_by_the_provider_is_the_cost(
     served: Callable[..., Any], instrumented: Telemetry, provider: str, mode: str
 ) -> None:
     named, expected = NAMED_PRICES[provider]
@@ -283,7 +283,9 @@ def test_a_price_that_the_provider_names_is_the_cost(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_price_may_stand_beside_the_usage(served: Callable[..., Any], instrumented: Telemetry, mode: str) -> None:
+def test_a_price_may_be_reported_alongside_the_usage(
+    served: Callable[..., Any], instrumented: Telemetry, mode: str
+) -> None:
     """As OpenCode Zen's: github.com/anomalyco/opencode/issues/39061."""
     reply = Reply(body=completion(cost="0.0006"), events=[*chunks(), {"choices": [], "cost": "0.0006"}])
     ask(served(reply, prices=PRICES), mode)
@@ -311,7 +313,7 @@ def test_an_answer_has_its_id_model_reason_and_fingerprint(
 
 @pytest.mark.parametrize("mode", STREAMS)
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_count_in_every_chunk_counts_once(
+def test_a_count_repeated_in_every_chunk_is_counted_once(
     served: Callable[..., Any], instrumented: Telemetry, mode: str, asked: bool
 ) -> None:
     def running(completion_tokens: int) -> dict[str, int]:
@@ -322,7 +324,7 @@ def test_a_count_in_every_chunk_counts_once(
         chunk("day ", usage=running(2)),
         chunk("to you", usage=running(4)),
         chunk(reason="stop", usage=running(4)),
-        # Once more, with the finish reason, as OpenRouter does.
+        # OpenRouter repeats the usage with the finish reason.
         chunk(reason="stop", usage=running(4)),
     ]
     ask(served(Reply(events=events), prices=PRICES), mode, stream_usage=asked)
@@ -348,7 +350,7 @@ def test_a_streams_usage_may_be_in_any_of_its_chunks(
     served: Callable[..., Any], instrumented: Telemetry, case: str, mode: str
 ) -> None:
     usages, expected = SCATTERED[case]
-    # LangChain of the oldest release adds what is null.
+    # The oldest release of LangChain adds up counts, including null ones.
     zeros = dict.fromkeys(USAGE, 0)
     events = [chunk("Good", usage=usage and zeros | usage) for usage in usages]
     ask(served(Reply(events=[*events, chunk(reason="stop")]), prices=PRICES), mode)
@@ -357,7 +359,7 @@ def test_a_streams_usage_may_be_in_any_of_its_chunks(
 
 @pytest.mark.parametrize("mode", STREAMS)
 def test_the_first_chunk_need_not_have_the_id(served: Callable[..., Any], instrumented: Telemetry, mode: str) -> None:
-    """As Azure's, which is about its content filter."""
+    """Azure's first chunk, for example, only reports on its content filter."""
     first = {"id": "", "object": "", "created": 0, "model": "", "choices": [], "prompt_filter_results": []}
     ask(served(Reply(events=[first, *chunks()])), mode)
     Seen(instrumented).check_usage({IN: 120, OUT: 9, "gen_ai.response.id": ID, "gen_ai.response.model": SERVED})
@@ -386,7 +388,7 @@ def test_each_choice_has_one_reason(served: Callable[..., Any], instrumented: Te
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("tier", ["default", "standard", "flex", "priority"])
-def test_a_tier_costs_what_the_list_has_for_it(
+def test_a_service_tier_has_its_listed_price(
     served: Callable[..., Any], instrumented: Telemetry, mode: str, tier: str
 ) -> None:
     llm = served(both(service_tier=tier))
@@ -394,7 +396,7 @@ def test_a_tier_costs_what_the_list_has_for_it(
     write_price("openai", MODEL, PRICES, experimental={"modes": {"fast": priority}})
     llm = served(both(service_tier=tier))
     ask(llm, mode, service_tier=tier)
-    # No list has a price for flex here.
+    # No price list here includes flex.
     cost = {"flex": None, "priority": 0.000624}.get(tier, 0.000312)
     seen = Seen(instrumented)
     seen.check_usage(
@@ -405,7 +407,7 @@ def test_a_tier_costs_what_the_list_has_for_it(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_tier_may_be_in_the_usage(served: Callable[..., Any], instrumented: Telemetry, mode: str) -> None:
-    """As Anthropic names it: platform.claude.com/docs/en/api/service-tiers."""
+    """Anthropic puts it there: platform.claude.com/docs/en/api/service-tiers."""
     ask(served(both({**USAGE, "service_tier": "priority"}), prices=PRICES), mode)
     Seen(instrumented).check_usage({IN: 120, OUT: 9, "openai.response.service_tier": "priority", AMOUNT: None})
 
@@ -444,7 +446,7 @@ BILLED = {
 
 
 def unfit(reason: str = "stop") -> Reply:
-    """Return an answer that is no invoice, with its usage in the chunk that ends it."""
+    """Return an answer that is not an invoice, with its usage in the last chunk."""
     message = {"role": "assistant", "content": UNFIT, "refusal": None}
     choices = [{"index": 0, "message": message, "finish_reason": reason}]
     return Reply(
@@ -463,7 +465,7 @@ def check_billed(seen: Seen, error: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_structured_answer_that_fails_its_schema_was_billed(
+def test_a_structured_answer_that_fails_its_schema_has_usage_and_cost(
     served: Callable[..., Any], instrumented: Telemetry, caplog: pytest.LogCaptureFixture, mode: str
 ) -> None:
     llm = served(unfit(), prices=PRICES).with_structured_output(Invoice, method="json_schema")
@@ -477,7 +479,7 @@ def test_a_structured_answer_that_fails_its_schema_was_billed(
 def test_a_structured_stream_that_fails_before_its_usage_is_read_has_an_estimate(
     served: Callable[..., Any], instrumented: Telemetry, mode: str
 ) -> None:
-    """The client validates the answer when its finish reason comes, and reads no further."""
+    """The client validates the answer when it receives the finish reason, and reads no further."""
     events = [chunk(UNFIT), chunk(reason="stop"), chunk(choices=[], usage=USAGE)]
     llm = served(Reply(events=events), prices=PRICES).with_structured_output(Invoice, method="json_schema")
     with pytest.raises(ValidationError):
@@ -493,7 +495,7 @@ def test_a_structured_stream_that_fails_before_its_usage_is_read_has_an_estimate
     ("reason", "error"),
     [("length", openai.LengthFinishReasonError), ("content_filter", openai.ContentFilterFinishReasonError)],
 )
-def test_a_structured_answer_that_is_cut_short_was_billed(
+def test_a_structured_answer_that_is_cut_short_has_usage_and_cost(
     served: Callable[..., Any], instrumented: Telemetry, mode: str, reason: str, error: type[Exception]
 ) -> None:
     llm = served(unfit(reason), prices=PRICES).with_structured_output(Invoice, method="json_schema")
@@ -504,10 +506,10 @@ def test_a_structured_answer_that_is_cut_short_was_billed(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("strict", [None, True])
-def test_a_tool_call_that_fails_its_schema_was_billed(
+def test_a_tool_call_that_fails_its_schema_has_usage_and_cost(
     served: Callable[..., Any], instrumented: Telemetry, mode: str, strict: bool | None
 ) -> None:
-    """The schema is checked after the call, which has succeeded. In a stream LangChain passes over such a call."""
+    """The schema is checked after the call, which has succeeded. In a stream, LangChain ignores such a call."""
     call = {"id": "call_1", "type": "function", "function": {"name": "Invoice", "arguments": UNFIT}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     choices = [{"index": 0, "message": message, "finish_reason": "tool_calls"}]
@@ -525,7 +527,7 @@ def test_a_tool_call_that_fails_its_schema_was_billed(
     assert SECRET not in seen.everything
 
 
-# --- Answers that are none ---
+# --- Answers that are errors or empty ---
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -542,10 +544,10 @@ def test_an_error_with_status_200_is_an_error(served: Callable[..., Any], instru
 
 
 @pytest.mark.parametrize("mode", STREAMS)
-def test_a_choice_that_ends_with_an_error_is_no_completed_answer(
+def test_a_choice_that_ends_with_an_error_is_not_completed(
     served: Callable[..., Any], instrumented: Telemetry, mode: str
 ) -> None:
-    """As OpenRouter ends a stream whose provider fails."""
+    """OpenRouter ends a stream in this way if its provider fails."""
     error = {"code": 502, "message": f"Provider disconnected: {SECRET}"}
     last = {"index": 0, "delta": {"content": ""}, "finish_reason": "error", "error": error}
     ask(served(Reply(events=[chunk("Good"), chunk(choices=[last])])), mode)
@@ -572,7 +574,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("provider", FAILURES)
-def test_a_generation_that_failed_is_no_completed_answer(
+def test_a_failed_generation_is_not_completed(
     served: Callable[..., Any], instrumented: Telemetry, provider: str, mode: str
 ) -> None:
     fields, error, reasons = FAILURES[provider]
@@ -593,7 +595,7 @@ def test_an_answer_without_choices_is_not_completed(
     served: Callable[..., Any], instrumented: Telemetry, mode: str, choices: Any
 ) -> None:
     llm = served(Reply(body=completion(choices=choices), events=[]))
-    with pytest.raises(Exception):  # noqa: B017, PT011 - of each release its own.
+    with pytest.raises(Exception):  # noqa: B017, PT011 - the exception depends on the release.
         ask(llm, mode)
     seen = Seen(instrumented)
     seen.check({"modelforge.outcome": "failed", REASONS: ("error",)})
@@ -688,7 +690,7 @@ RESPONSES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 @pytest.mark.skipif(not at_least("langchain-openai", "0.3.9"), reason="has no Responses API")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", RESPONSES)
-def test_the_responses_api_says_the_same(
+def test_the_responses_api_has_the_same_telemetry(
     served: Callable[..., Any], instrumented: Telemetry, case: str, mode: str
 ) -> None:
     answer, reasons = RESPONSES[case]
@@ -721,7 +723,7 @@ def test_a_response_that_fails_in_its_stream_is_not_completed(
     failed = response([], status="failed", error={"code": "server_error", "message": SECRET})
     llm = served(Reply(events=response_events(failed)))
     llm.use_responses_api = True
-    # Some releases of langchain-openai pass over the event, so that no chunk has come.
+    # Some releases of langchain-openai skip the event, so no chunk arrives.
     with suppress(ValueError):
         ask(llm, mode)
     seen = Seen(instrumented)
@@ -755,7 +757,7 @@ def test_geminis_last_count_and_last_reason_are_those_of_the_call(
     parts = [
         gemini("Good ", "STOP", promptTokenCount=31, candidatesTokenCount=1, totalTokenCount=32),
         gemini("day", "STOP", promptTokenCount=31, candidatesTokenCount=3, totalTokenCount=34),
-        # Gemini corrects its count of the prompt at the end.
+        # Gemini corrects its prompt count at the end.
         gemini("", "MAX_TOKENS", promptTokenCount=30, candidatesTokenCount=4, totalTokenCount=34),
     ]
     ask(served(Reply(serialized=parts), "google", GEMINI, {"input": 2, "output": 8}), mode)
@@ -811,7 +813,7 @@ GEMINI_COUNTS: dict[str, tuple[list[bytes], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("mode", STREAMS)
 @pytest.mark.parametrize("case", GEMINI_COUNTS)
-def test_a_count_that_gemini_leaves_out_is_not_0(
+def test_a_count_that_gemini_omits_is_not_0(
     served: Callable[..., Any], instrumented: Telemetry, case: str, mode: str
 ) -> None:
     parts, expected = GEMINI_COUNTS[case]
@@ -856,7 +858,7 @@ def test_ollama_counts_cached_tokens(served: Callable[..., Any], instrumented: T
 def test_a_prompt_that_ollama_did_not_count_has_no_tokens(
     served: Callable[..., Any], instrumented: Telemetry, mode: str
 ) -> None:
-    """As servers that imitate Ollama write it for a cached prompt, with counts of another type."""
+    """Servers that imitate Ollama report this for a cached prompt, with counts of another type."""
     last = {"done": True, "done_reason": "stop", "prompt_eval_count": 0, "eval_count": 6.0}
     ask(served(ollama(GOOD, last), "ollama", "llama3"), mode)
     seen = Seen(instrumented)
@@ -865,7 +867,7 @@ def test_a_prompt_that_ollama_did_not_count_has_no_tokens(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_error_in_ollamas_stream_is_no_completed_answer(
+def test_an_error_in_ollamas_stream_is_not_completed(
     served: Callable[..., Any], instrumented: Telemetry, mode: str
 ) -> None:
     llm = served(
@@ -885,11 +887,9 @@ def test_an_error_in_ollamas_stream_is_no_completed_answer(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_copilots_usage_is_read_where_it_is_sent(
-    served: Callable[..., Any], instrumented: Telemetry, mode: str
-) -> None:
+def test_copilots_usage_is_read_if_it_is_sent(served: Callable[..., Any], instrumented: Telemetry, mode: str) -> None:
     ask(served(Reply(body=completion()), "github_copilot", "gpt-4o"), mode)
-    # It is a subscription.
+    # Copilot is a subscription.
     Seen(instrumented).check_usage({IN: 120, OUT: 9, REASONS: ("stop",), "gen_ai.response.id": ID, AMOUNT: None})
 
 
@@ -898,7 +898,7 @@ def test_a_copilot_answer_without_choices_is_not_completed(
     served: Callable[..., Any], instrumented: Telemetry, mode: str
 ) -> None:
     llm = served(Reply(body=completion(choices=[])), "github_copilot", "gpt-4o")
-    # LangChain needs a generation.
+    # LangChain requires a generation.
     with suppress(Exception):
         ask(llm, mode)
     seen = Seen(instrumented)

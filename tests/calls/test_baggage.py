@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Baggage entries that are asked for are on the spans and metrics of the request they came with, and of no other."""
+"""Requested baggage entries are on the spans and metrics of the request that carried them, and on no others."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ def test_nothing_is_copied_by_default(instrumented: Telemetry, registry: Any) ->
     assert not any("user.id" in span.attributes for span in instrumented.spans() if span.name in SPANS)
 
 
-def test_the_entries_asked_for_are_on_both_spans_and_on_no_metric(
+def test_requested_entries_are_on_both_spans_and_on_no_metric(
     instrument: Callable[..., Telemetry], registry: Any
 ) -> None:
     telemetry = instrument(baggage_keys=["user.id", "tenant", "absent"])
@@ -52,7 +52,7 @@ def test_the_entries_asked_for_are_on_both_spans_and_on_no_metric(
         assert not any({"user.id", "tenant"} & set(point.attributes) for point in points)
 
 
-def test_metrics_carry_the_entries_named_for_them(instrument: Callable[..., Telemetry], registry: Any) -> None:
+def test_metrics_carry_the_entries_requested_for_them(instrument: Callable[..., Telemetry], registry: Any) -> None:
     telemetry = instrument(metric_baggage_keys=["tenant"])
     with entries(user_id="ada", tenant="acme"):
         list(get_llm(registry, "openai", "gpt-4o-mini").stream("Hi"))
@@ -64,7 +64,7 @@ def test_metrics_carry_the_entries_named_for_them(instrument: Callable[..., Tele
 
 
 @pytest.mark.parametrize("way", ["ainvoke", "astream", "batch", "abatch", "thread"])
-def test_an_entry_of_a_w3c_header_follows_its_request(
+def test_an_entry_of_a_w3c_header_is_recorded_for_its_request(
     way: str, instrument: Callable[..., Telemetry], registry: Any
 ) -> None:
     telemetry = instrument(baggage_keys=["user.id"])

@@ -65,11 +65,11 @@ def test_a_model_handed_out_in_a_block_keeps_its_attributes(
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda llm: pickle.loads(pickle.dumps(llm))])
-def test_so_does_a_copy_of_the_model(
+def test_a_copy_of_a_model_handed_out_in_a_block_keeps_its_attributes(
     instrumented: Telemetry, registry: ModelForgeRegistry, duplicate: Callable[[Any], Any]
 ) -> None:
     with telemetry_attributes(team="search"):
-        # OpenAI's client can be copied no deeper.
+        # OpenAI's client does not support deep copies.
         llm = get_llm(registry, "ollama", "llama3")
     duplicate(llm).invoke("Hi")
     assert teams(instrumented) == ["search"]
@@ -84,7 +84,7 @@ def test_a_registry_created_in_a_block_gives_its_attributes_to_all_its_models(
     assert teams(instrumented, GET_LLM) == teams(instrumented) == ["search"]
 
 
-def test_the_nearest_block_wins(instrumented: Telemetry, new_llm: Callable[..., Any]) -> None:
+def test_the_innermost_block_takes_precedence(instrumented: Telemetry, new_llm: Callable[..., Any]) -> None:
     with telemetry_attributes(team="registry", tier=1):
         registry = ModelForgeRegistry()
     with telemetry_attributes(team="outer", region="eu"), telemetry_attributes(team="model"):
@@ -99,7 +99,9 @@ def test_the_nearest_block_wins(instrumented: Telemetry, new_llm: Callable[..., 
             assert (span.attributes["tier"], span.attributes["region"]) == (1, "eu")
 
 
-def test_a_block_wins_over_the_options(instrument: Callable[..., Telemetry], new_llm: Callable[[], Any]) -> None:
+def test_a_block_takes_precedence_over_the_options(
+    instrument: Callable[..., Telemetry], new_llm: Callable[[], Any]
+) -> None:
     telemetry = instrument(
         attributes={"team": "all", "app": "shop"}, metric_attributes={"team": "all"}, baggage_keys=["tenant"]
     )
@@ -110,7 +112,7 @@ def test_a_block_wins_over_the_options(instrument: Callable[..., Telemetry], new
     assert metric_teams(telemetry)[DURATION] == {"search"}
 
 
-def test_metrics_have_the_attributes_only_where_asked_for(instrumented: Telemetry, new_llm: Callable[[], Any]) -> None:
+def test_metrics_have_the_attributes_only_on_request(instrumented: Telemetry, new_llm: Callable[[], Any]) -> None:
     llm = new_llm()
     with telemetry_attributes(team="search"):
         list(llm.stream("Hi", stream_usage=True))
@@ -118,7 +120,7 @@ def test_metrics_have_the_attributes_only_where_asked_for(instrumented: Telemetr
 
 
 @pytest.mark.parametrize("around", ["call", "model"])
-def test_all_metrics_have_the_attributes_where_asked_for(
+def test_all_metrics_have_the_attributes_on_request(
     instrumented: Telemetry, new_llm: Callable[[], Any], around: str
 ) -> None:
     if around == "call":
@@ -148,7 +150,7 @@ def test_tasks_and_threads_of_a_block_have_its_attributes(instrumented: Telemetr
     assert sorted(teams(instrumented)) == ["tasks", "tasks", "threads", "threads"]
 
 
-def test_names_may_be_given_in_a_mapping(instrumented: Telemetry, new_llm: Callable[[], Any]) -> None:
+def test_attributes_may_be_given_as_a_mapping(instrumented: Telemetry, new_llm: Callable[[], Any]) -> None:
     with telemetry_attributes({"app.teams": ["a", "b"], "metrics": 1.5}, attributes=True):
         new_llm()
     attributes = instrumented.span(GET_LLM).attributes
@@ -156,14 +158,14 @@ def test_names_may_be_given_in_a_mapping(instrumented: Telemetry, new_llm: Calla
     assert (attributes["app.teams"], attributes["metrics"], attributes["attributes"]) == (("a", "b"), 1.5, True)
 
 
-def test_a_function_can_be_the_block(instrumented: Telemetry, new_llm: Callable[[], Any]) -> None:
+def test_a_function_can_be_decorated(instrumented: Telemetry, new_llm: Callable[[], Any]) -> None:
     decorated = telemetry_attributes(team="search")(new_llm)
     decorated()
     decorated()
     assert teams(instrumented, GET_LLM) == ["search", "search"]
 
 
-def test_an_error_in_a_block_passes_and_the_context_is_restored() -> None:
+def test_an_error_in_a_block_propagates_and_the_context_is_restored() -> None:
     before = get_current()
     with pytest.raises(KeyError), telemetry_attributes(team="search"):
         raise KeyError
@@ -192,12 +194,12 @@ def test_metrics_is_a_boolean() -> None:
         telemetry_attributes(team="search", metrics="team")  # type: ignore[arg-type]
 
 
-def test_uninstrumented_a_block_does_nothing(registry: ModelForgeRegistry) -> None:
+def test_a_block_does_nothing_while_uninstrumented(registry: ModelForgeRegistry) -> None:
     with telemetry_attributes(team="search"):
         assert vars(type(registry)()).keys() == vars(registry).keys()
 
 
-def test_the_name_is_had_without_langchain(python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_the_name_can_be_imported_without_langchain(python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     code = "from opentelemetry_instrumentation_modelforge import telemetry_attributes; import sys; print(*sys.modules)"
     result = python("-c", code)
     assert not [name for name in result.stdout.split() if name.startswith(("langchain", "modelforge"))], result.stderr

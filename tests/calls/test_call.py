@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What one call says: its span's attributes, its metrics, how it ended, and what it does not give away."""
+"""The telemetry of one call: its span's attributes, its metrics, its outcome, and what it does not disclose."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ IDENTITY: dict[str, Callable[[ProviderServer], dict[str, Any]]] = {
 REQUEST: dict[str, dict[str, Any]] = {
     "openai": {},
     "ollama": {},
-    # The defaults of their clients.
+    # The clients' defaults.
     "google": {"gen_ai.request.temperature": 0.7},
     "github_copilot": {"gen_ai.request.temperature": 0.7},
 }
@@ -176,7 +176,7 @@ def without(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("provider", DETAILED_MODELS)
 @pytest.mark.parametrize("entry", ["invoke", "ainvoke"])
-def test_a_plain_call_says(
+def test_the_telemetry_of_a_plain_call(
     instrumented: Telemetry, model: Callable[..., Any], provider_server: ProviderServer, provider: str, entry: str
 ) -> None:
     async def ainvoke() -> None:
@@ -202,7 +202,7 @@ def test_a_plain_call_says(
 
 @pytest.mark.parametrize("provider", [provider for provider in DETAILED_MODELS if provider != "github_copilot"])
 @pytest.mark.parametrize("entry", ["stream", "astream"])
-def test_a_streamed_call_says(
+def test_the_telemetry_of_a_streamed_call(
     instrumented: Telemetry, model: Callable[..., Any], provider_server: ProviderServer, provider: str, entry: str
 ) -> None:
     chunks: list[Any] = []
@@ -228,20 +228,22 @@ def test_a_streamed_call_says(
     assert 0 < said["gen_ai.response.time_to_first_chunk"] < 60
 
 
-def test_an_alias_is_not_what_is_sent_to_the_api(instrumented: Telemetry, registry: ModelForgeRegistry) -> None:
+def test_the_requested_model_is_the_api_name_and_not_the_alias(
+    instrumented: Telemetry, registry: ModelForgeRegistry
+) -> None:
     get_llm(registry, "openai", "fast").invoke(PROMPT)
     assert attributes(instrumented)["modelforge.model"] == "fast"
     assert attributes(instrumented)["gen_ai.request.model"] == "gpt-4o-mini"
 
 
-def test_a_call_links_to_the_get_llm_that_made_its_model(instrumented: Telemetry, llm: Any) -> None:
+def test_a_call_links_to_the_get_llm_span_that_created_its_model(instrumented: Telemetry, llm: Any) -> None:
     llm.invoke(PROMPT)
     (link,) = span(instrumented).links
     created_by = instrumented.span("modelforge.get_llm").context
     assert (link.context.trace_id, link.context.span_id) == (created_by.trace_id, created_by.span_id)
 
 
-# --- What is asked ---
+# --- The request ---
 
 
 @pytest.mark.parametrize(
@@ -263,7 +265,7 @@ def test_a_call_links_to_the_get_llm_that_made_its_model(instrumented: Telemetry
         ({"response_format": {"type": "text"}}, {"gen_ai.output.type": "text"}),
     ],
 )
-def test_a_request_says_what_was_asked(
+def test_request_parameters_are_recorded(
     instrumented: Telemetry, llm: Any, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     if "n" in options:
@@ -281,14 +283,14 @@ def test_a_request_says_what_was_asked(
 
 @pytest.mark.parametrize("provider", ["openai", "github_copilot"])
 @pytest.mark.parametrize("stop", [["END"], None])
-def test_the_stop_of_a_call_is_sent_in_place_of_the_models_own(
+def test_the_stop_of_a_call_replaces_the_models_own(
     instrumented: Telemetry,
     model: Callable[..., Any],
     provider_server: ProviderServer,
     provider: str,
     stop: list[str] | None,
 ) -> None:
-    """LangChain names the model's own among the parameters."""
+    """LangChain reports the model's own stop among the parameters."""
     llm = model(provider)
     llm.stop = ["."]
     llm.invoke(PROMPT, stop=stop)
@@ -318,12 +320,12 @@ def test_structured_output_is_json(instrumented: Telemetry, model: Callable[...,
     assert attributes(instrumented)["gen_ai.output.type"] == "json"
 
 
-def test_a_tool_call_is_why_it_finished(instrumented: Telemetry, llm: Any) -> None:
+def test_a_tool_call_is_a_finish_reason(instrumented: Telemetry, llm: Any) -> None:
     llm.bind_tools([weather]).invoke(PROMPT)
     assert attributes(instrumented)["gen_ai.response.finish_reasons"] == ("tool_calls",)
 
 
-def test_an_enhanced_models_own_parameters_are_asked(instrumented: Telemetry, model: Callable[..., Any]) -> None:
+def test_an_enhanced_models_own_parameters_are_recorded(instrumented: Telemetry, model: Callable[..., Any]) -> None:
     llm = model(enhanced=True)
     llm.temperature = 0.5
     llm.max_tokens = 50
@@ -350,7 +352,7 @@ def test_metadata_names_the_conversation(instrumented: Telemetry, metadata: dict
 # --- Usage ---
 
 
-def test_usage_in_a_stream_is_the_providers_where_it_is_asked_for(instrumented: Telemetry, llm: Any) -> None:
+def test_a_streams_usage_is_the_providers_if_requested(instrumented: Telemetry, llm: Any) -> None:
     list(llm.stream(PROMPT, stream_usage=True))
     said = attributes(instrumented)
     assert {name: said[name] for name in DETAILED} == DETAILED
@@ -366,7 +368,7 @@ def test_an_estimate_is_never_in_the_metric(instrumented: Telemetry, model: Call
     assert COST not in instrumented.metrics()
 
 
-def test_an_estimate_may_be_unwanted(instrument: Callable[..., Telemetry], registry: ModelForgeRegistry) -> None:
+def test_estimates_can_be_switched_off(instrument: Callable[..., Telemetry], registry: ModelForgeRegistry) -> None:
     telemetry = instrument(estimate_tokens=False)
     list(get_llm(registry, "openai", "gpt-4o-mini").stream(PROMPT))
     assert not [name for name in attributes(telemetry) if "usage" in name]
@@ -450,7 +452,7 @@ def test_chunks_are_counted_once_with_two_callbacks(instrumented: Telemetry) -> 
 
 
 @pytest.mark.parametrize("chunk_count", [1, 2, 32, 33, 34, 65, 100])
-def test_the_time_from_chunk_to_chunk_is_measured(instrumented: Telemetry, chunk_count: int) -> None:
+def test_the_time_between_chunks_is_measured(instrumented: Telemetry, chunk_count: int) -> None:
     list(echo(chunk_count=chunk_count).stream(PROMPT))
     metrics = instrumented.metrics()
     gaps = metrics.get(NEXT_CHUNK, [])
@@ -460,13 +462,13 @@ def test_the_time_from_chunk_to_chunk_is_measured(instrumented: Telemetry, chunk
 
 
 @pytest.mark.parametrize("provider", MODELS)
-def test_what_is_no_stream_has_no_chunks(
+def test_a_call_that_is_not_a_stream_has_no_chunks(
     instrumented: Telemetry, model: Callable[..., Any], caplog: pytest.LogCaptureFixture, provider: str
 ) -> None:
-    """Although ChatOllama streams an `invoke`, too."""
+    """ChatOllama, however, also streams in `invoke`."""
     model(provider).invoke(PROMPT)
     assert instrumented.metrics().keys() & {FIRST_CHUNK, NEXT_CHUNK, STREAMS} == set()
-    # The SDK says so when it is given a time that is none.
+    # The SDK logs a warning if it receives an invalid time.
     assert [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")] == []
 
 
@@ -483,7 +485,7 @@ def test_an_open_stream_is_counted_until_it_ends(instrumented: Telemetry) -> Non
 
 
 def grown_memory(work: Callable[[], object], *, after: Callable[[], object] = lambda: None) -> int:
-    """Return the bytes more that are held after `work` than before it and after something else."""
+    """Return how many more bytes are allocated after `work` than before it, once `after` has run."""
     tracemalloc.start()
     try:
         after()
@@ -497,7 +499,7 @@ def grown_memory(work: Callable[[], object], *, after: Callable[[], object] = la
 
 
 def test_a_stream_of_100_000_chunks_costs_constant_memory(instrumented: Telemetry) -> None:
-    """LangChain keeps every chunk of a stream, so here it is left out."""
+    """LangChain itself keeps every chunk of a stream, so it is not used here."""
     callback, run_id = OpenTelemetryCallback("echo", "echo"), uuid4()
 
     def send(chunks: int) -> None:
@@ -517,7 +519,7 @@ def test_a_stream_of_100_000_chunks_costs_constant_memory(instrumented: Telemetr
 
 @pytest.mark.parametrize("entry", ["invoke", "stream"])
 def test_memory_stays_flat_over_many_calls(instrumented: Telemetry, span_exporter: Any, entry: str) -> None:
-    # It keeps the spans otherwise.
+    # Otherwise it keeps the spans.
     span_exporter.shutdown()
     llm = echo()
 
@@ -530,7 +532,7 @@ def test_memory_stays_flat_over_many_calls(instrumented: Telemetry, span_exporte
         call(times)
         instrumented.metrics()
 
-    # Until then measurements wait.
+    # Measurements accumulate until then.
     assert grown_memory(lambda: call(1_000)) < 2**20
     assert grown_memory(lambda: call_and_collect(1_000), after=lambda: call_and_collect(100)) < 40_000
 
@@ -598,7 +600,7 @@ def test_exemplars_lead_to_the_trace(instrumented: Telemetry, llm: Any) -> None:
     ("failing", "name"),
     [("duration", DURATION), ("token_usage", TOKENS), ("time_to_first_chunk", FIRST_CHUNK), ("cost", COST)],
 )
-def test_an_instrument_that_fails_takes_no_other_with_it(
+def test_an_instrument_that_fails_does_not_affect_the_others(
     instrumented: Telemetry,
     llm: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -617,7 +619,7 @@ def test_an_instrument_that_fails_takes_no_other_with_it(
     caplog.clear()
 
 
-def test_unsampled_calls_still_count(meter_provider: MeterProvider, metric_reader: Any, registry: Any) -> None:
+def test_unsampled_calls_are_still_measured(meter_provider: MeterProvider, metric_reader: Any, registry: Any) -> None:
     from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
 
     ModelForgeInstrumentor().instrument(
@@ -639,7 +641,7 @@ def test_unsampled_calls_still_count(meter_provider: MeterProvider, metric_reade
 
 
 def everything_said(telemetry: Telemetry, caplog: pytest.LogCaptureFixture) -> str:
-    """Return all that left the application: spans, metrics, log records, and what logging prints of faults."""
+    """Return everything that left the application: spans, metrics, log records, and the faults that are logged."""
     spans = [
         (item.to_json(), item.status.description, [(event.name, dict(event.attributes or {})) for event in item.events])
         for item in telemetry.spans()
@@ -660,7 +662,7 @@ def everything_said(telemetry: Telemetry, caplog: pytest.LogCaptureFixture) -> s
     ],
 )
 @pytest.mark.parametrize("entry", ["invoke", "stream"])
-def test_a_refusal_is_an_error_that_quotes_no_key(
+def test_a_refusal_is_recorded_as_an_error_without_the_key_it_quotes(
     instrumented: Telemetry,
     model: Callable[..., Any],
     model_config: dict[str, Any],
@@ -678,7 +680,7 @@ def test_a_refusal_is_an_error_that_quotes_no_key(
     provider_server.reply = Reply(status=401, error_body=f"Incorrect key {key}; not {' nor '.join(shapes)}.")
     llm = model(provider)
     caplog.clear()
-    with pytest.raises(Exception) as raised:  # noqa: PT011 - of each client its own.
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - each client has its own exception.
         list(getattr(llm, entry)(PROMPT))
     assert "sk-proj" in str(raised.value)
     said = span(instrumented)
@@ -698,7 +700,7 @@ def test_a_refusal_is_an_error_that_quotes_no_key(
 
 
 @pytest.mark.parametrize(("status", "kind"), [(429, "openai.RateLimitError"), (500, "openai.InternalServerError")])
-def test_an_error_of_the_provider_is_the_calls(
+def test_an_error_of_the_provider_is_recorded_as_the_calls(
     instrumented: Telemetry, llm: Any, provider_server: ProviderServer, status: int, kind: str
 ) -> None:
     provider_server.reply = Reply(status=status)
@@ -708,7 +710,7 @@ def test_an_error_of_the_provider_is_the_calls(
     assert span(instrumented).status.status_code is StatusCode.ERROR
 
 
-def test_a_refused_connection_is_the_calls_error(
+def test_a_refused_connection_is_recorded_as_the_calls_error(
     instrumented: Telemetry, model_config: dict[str, Any], registry: ModelForgeRegistry
 ) -> None:
     port = unused_port()
@@ -722,7 +724,7 @@ def test_a_refused_connection_is_the_calls_error(
 
 
 def outline(error: BaseException | None) -> Any:
-    """Describe an exception and those it came from, without the frames of this package."""
+    """Describe an exception and its causes, without the frames of this package."""
     if error is None:
         return None
     frames = [
@@ -787,7 +789,7 @@ class Unprintable(Exception):
 
 
 @pytest.mark.parametrize("entry", ["invoke", "stream"])
-def test_an_error_without_a_text_is_still_an_error(instrumented: Telemetry, entry: str) -> None:
+def test_an_error_without_a_message_is_still_an_error(instrumented: Telemetry, entry: str) -> None:
     error = Unprintable()
     with pytest.raises(Unprintable) as raised:
         list(getattr(echo(error=error), entry)(PROMPT))
@@ -799,14 +801,14 @@ def test_an_error_without_a_text_is_still_an_error(instrumented: Telemetry, entr
     assert event.attributes["exception.type"] == f"{__name__}.Unprintable"
 
 
-def test_an_error_whose_text_is_no_unicode_can_be_exported(instrumented: Telemetry) -> None:
+def test_an_error_whose_message_is_not_valid_unicode_can_be_exported(instrumented: Telemetry) -> None:
     encoder = pytest.importorskip("opentelemetry.exporter.otlp.proto.common.trace_encoder")
     with pytest.raises(ValueError, match="half"):
         echo(error=ValueError("half \ud83d")).invoke(PROMPT)
     encoder.encode_spans([span(instrumented)])
 
 
-def test_10_000_calls_leave_none_open(instrument: Callable[..., Telemetry], span_exporter: Any) -> None:
+def test_none_of_10_000_calls_stays_open(instrument: Callable[..., Telemetry], span_exporter: Any) -> None:
     telemetry = instrument()
     span_exporter.shutdown()
     llm = echo()
@@ -868,8 +870,10 @@ def test_how_a_call_ended(instrumented: Telemetry, error: BaseException, outcome
 
 
 @pytest.mark.parametrize(("chunks", "tokens"), [(1, 0), (2, 1)])
-def test_a_stream_that_is_left_says_what_had_come(instrumented: Telemetry, llm: Any, chunks: int, tokens: int) -> None:
-    """OpenAI's first chunk has no content yet."""
+def test_an_abandoned_stream_records_what_had_arrived(
+    instrumented: Telemetry, llm: Any, chunks: int, tokens: int
+) -> None:
+    """OpenAI's first chunk has no content."""
     stream = llm.stream(PROMPT)
     for _ in range(chunks):
         next(stream)
@@ -884,7 +888,7 @@ def test_a_stream_that_is_left_says_what_had_come(instrumented: Telemetry, llm: 
     assert TOKENS not in instrumented.metrics()
 
 
-def test_a_failed_stream_says_what_had_come(instrumented: Telemetry) -> None:
+def test_a_failed_stream_records_what_had_arrived(instrumented: Telemetry) -> None:
     with pytest.raises(LookupError):
         list(echo(chunk_count=8, error=LookupError()).stream("Hello"))
     said = attributes(instrumented)
@@ -893,7 +897,7 @@ def test_a_failed_stream_says_what_had_come(instrumented: Telemetry) -> None:
     assert said["modelforge.usage.estimated"] is True
 
 
-def test_what_is_not_a_number_of_tokens_is_left_out(instrumented: Telemetry, llm: Any, provider_server: Any) -> None:
+def test_invalid_token_counts_are_left_out(instrumented: Telemetry, llm: Any, provider_server: Any) -> None:
     provider_server.reply = Reply(input_tokens=2**70)
     llm.invoke(PROMPT)
     assert "gen_ai.usage.input_tokens" not in attributes(instrumented)

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`OpenTelemetryCallback`: given by hand, given twice, copied, pickled, and switched off."""
+"""`OpenTelemetryCallback`: passed by hand, passed twice, copied, pickled, and switched off."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def telemetry(
     metric_reader: InMemoryMetricReader,
     log_exporter: Any,
 ) -> Telemetry:
-    """What callbacks given by hand emit, without an instrumentor."""
+    """The telemetry of callbacks passed by hand, without an instrumentor."""
     return Telemetry(tracer_provider.get_tracer("tests"), span_exporter, metric_reader, log_exporter)
 
 
@@ -70,7 +70,7 @@ def chunk_count(telemetry: Telemetry) -> Any:
 # --- By hand, without patching ---
 
 
-def test_a_callback_given_by_hand_makes_a_span_of_every_call(
+def test_a_callback_passed_by_hand_creates_a_span_for_every_call(
     registry: ModelForgeRegistry, telemetry: Telemetry, callback: OpenTelemetryCallback
 ) -> None:
     llm = get_llm(registry, callbacks=[callback])
@@ -81,7 +81,7 @@ def test_a_callback_given_by_hand_makes_a_span_of_every_call(
     assert span.parent is not None
     assert span.parent.span_id == request.get_span_context().span_id
     attributes = span.attributes or {}
-    # The oldest langchain-openai hands on no id.
+    # The oldest langchain-openai does not pass the id on.
     assert {key: value for key, value in attributes.items() if "usage" not in key and key != "gen_ai.response.id"} == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
@@ -99,7 +99,7 @@ def test_a_callback_given_by_hand_makes_a_span_of_every_call(
     assert set(telemetry.metrics()) >= {"gen_ai.client.operation.duration", "gen_ai.client.token.usage"}
 
 
-def test_a_callback_given_by_hand_counts_the_chunks_of_a_stream(
+def test_a_callback_passed_by_hand_counts_the_chunks_of_a_stream(
     registry: ModelForgeRegistry, telemetry: Telemetry, callback: OpenTelemetryCallback
 ) -> None:
     chunks = list(get_llm(registry, callbacks=[callback]).stream("Hi"))
@@ -108,7 +108,7 @@ def test_a_callback_given_by_hand_counts_the_chunks_of_a_stream(
     assert attributes["gen_ai.request.stream"] is True
 
 
-def test_a_callback_given_for_one_call_makes_a_span_of_that_call(
+def test_a_callback_passed_to_one_call_creates_a_span_for_that_call(
     registry: ModelForgeRegistry, telemetry: Telemetry, callback: OpenTelemetryCallback
 ) -> None:
     llm = get_llm(registry)
@@ -126,14 +126,14 @@ def test_one_callback_serves_many_models(
 
 
 @pytest.mark.parametrize("provider", ["openai", pytest.param("google", marks=COUNTS_REASONING), "ollama"])
-def test_a_callback_given_by_hand_counts_a_stream_as_its_provider_does(
+def test_a_callback_passed_by_hand_counts_a_stream_as_its_provider_does(
     registry: ModelForgeRegistry,
     provider_server: ProviderServer,
     telemetry: Telemetry,
     tracer_provider: TracerProvider,
     provider: str,
 ) -> None:
-    """LangChain adds the counts of all chunks up, and joins their finish reasons."""
+    """LangChain adds up the counts of all chunks, and joins their finish reasons."""
     totals = [{"prompt_tokens": 11, "completion_tokens": n, "total_tokens": 11 + n} for n in (3, 7)]
     choice = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}
     events = [{"id": "chatcmpl-1", "model": "m", "choices": [choice], "usage": total} for total in totals]
@@ -146,17 +146,19 @@ def test_a_callback_given_by_hand_counts_a_stream_as_its_provider_does(
 
 
 @pytest.mark.parametrize("arguments", [(None, "m"), ("p", None), (1, "m"), ("p", b"m")])
-def test_names_that_are_no_strings_are_refused(arguments: tuple[Any, Any]) -> None:
+def test_names_that_are_not_strings_are_rejected(arguments: tuple[Any, Any]) -> None:
     with pytest.raises(TypeError, match="expected ModelForge's name, a string"):
         OpenTelemetryCallback(*arguments)
 
 
-def test_providers_must_be_named() -> None:
+def test_providers_must_be_passed_by_keyword() -> None:
     with pytest.raises(TypeError):
         OpenTelemetryCallback("openai", "gpt-4o-mini", True)  # type: ignore[misc]
 
 
-def test_a_plain_language_model_does_text_completion(telemetry: Telemetry, callback: OpenTelemetryCallback) -> None:
+def test_the_operation_of_a_plain_language_model_is_text_completion(
+    telemetry: Telemetry, callback: OpenTelemetryCallback
+) -> None:
     llm = FakeListLLM(responses=["one", "two"], callbacks=[callback])
     assert llm.invoke("Hi there") == "one"
     assert llm.generate(["Hi"]).generations[0][0].text == "two"
@@ -166,7 +168,7 @@ def test_a_plain_language_model_does_text_completion(telemetry: Telemetry, callb
     assert {(span.attributes or {})["modelforge.outcome"] for span in spans} == {"completed"}
 
 
-def test_a_plain_language_model_estimates_tokens_by_its_text(
+def test_tokens_of_a_plain_language_model_are_estimated_from_its_text(
     telemetry: Telemetry, callback: OpenTelemetryCallback
 ) -> None:
     FakeListLLM(responses=["b" * 80], callbacks=[callback]).invoke("a" * 40)
@@ -183,7 +185,7 @@ def test_a_plain_language_model_estimates_tokens_by_its_text(
     ("otel_enabled", "recording_provider", "recorded"),
     [(None, True, True), (None, False, False), (True, True, True), (False, True, False)],
 )
-def test_otel_enabled_decides_what_is_recorded(
+def test_otel_enabled_determines_what_is_recorded(
     registry: ModelForgeRegistry,
     telemetry: Telemetry,
     tracer_provider: TracerProvider,
@@ -198,7 +200,7 @@ def test_otel_enabled_decides_what_is_recorded(
     assert len(telemetry.spans()) == recorded
 
 
-def test_a_disabled_sdk_switches_a_callback_off(
+def test_a_disabled_sdk_disables_a_callback(
     registry: ModelForgeRegistry, tracer_provider: TracerProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
@@ -224,7 +226,7 @@ def test_a_suppressed_call_has_no_span(
     ("constructor", "call"), [(1, 0), (2, 0), (1, 1), (0, 2), (2, 2)], ids=lambda count: f"{count} times"
 )
 @pytest.mark.parametrize("patched", [False, True], ids=["by hand", "instrumented"])
-def test_a_call_has_one_span_however_often_a_callback_is_given(
+def test_a_call_has_one_span_however_often_a_callback_is_passed(
     registry: ModelForgeRegistry,
     telemetry: Telemetry,
     instrument: Instrument,
@@ -250,23 +252,23 @@ def test_a_call_has_one_span_however_often_a_callback_is_given(
     assert point.count == 1
 
 
-def test_the_very_same_callback_twice_makes_one_span(
+def test_the_same_callback_passed_twice_creates_one_span(
     registry: ModelForgeRegistry, telemetry: Telemetry, callback: OpenTelemetryCallback
 ) -> None:
     chunks = list(get_llm(registry, callbacks=[callback, callback]).stream("Hi", config={"callbacks": [callback]}))
     assert chunk_count(telemetry) == len(chunks)
 
 
-def test_a_callback_given_to_an_instrumented_model_needs_no_providers(
+def test_a_callback_passed_to_an_instrumented_model_needs_no_providers(
     registry: ModelForgeRegistry, instrumented: Telemetry
 ) -> None:
     get_llm(registry, callbacks=[OpenTelemetryCallback("openai", "gpt-4o-mini")]).invoke("Hi")
     attributes = instrumented.span(MODEL_SPAN).attributes or {}
-    # The injected one tells more.
+    # The injected callback records more.
     assert attributes["modelforge.llm_type"] == "openai_compatible"
 
 
-def test_modelforges_own_callback_counts_as_before(registry: ModelForgeRegistry, instrument: Instrument) -> None:
+def test_modelforges_own_callback_works_as_before(registry: ModelForgeRegistry, instrument: Instrument) -> None:
     def counts() -> tuple[Any, ...]:
         own = TelemetryCallback("openai", "gpt-4o-mini")
         get_llm(registry, callbacks=[own]).invoke("Hi")
@@ -279,14 +281,14 @@ def test_modelforges_own_callback_counts_as_before(registry: ModelForgeRegistry,
     telemetry.span(MODEL_SPAN)
 
 
-# --- What LangChain tells callbacks of a run ---
+# --- The events that LangChain sends to a run's callbacks ---
 
 Dispatched = Callable[[Any], list[str]]
 
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The events that LangChain itself brings to callbacks."""
+    """The events that LangChain itself sends to callbacks."""
     events: list[str] = []
     for name in ("handle_event", "ahandle_event"):
         handle = getattr(manager, name)
@@ -302,7 +304,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture(params=STREAMS)
 def dispatched(request: pytest.FixtureRequest, events: list[str]) -> Dispatched:
-    """Stream an answer of the model, and return the events that LangChain itself brought to callbacks."""
+    """Stream an answer of the model, and return the events that LangChain itself sent to callbacks."""
 
     def stream(llm: Any) -> list[str]:
         events.clear()
@@ -313,7 +315,7 @@ def dispatched(request: pytest.FixtureRequest, events: list[str]) -> Dispatched:
 
 
 class Hearing(BaseCallbackHandler):
-    """Keeps what it hears of each chunk and of the end."""
+    """Keeps what it receives for each chunk and at the end."""
 
     run_inline = True
 
@@ -328,7 +330,7 @@ class Hearing(BaseCallbackHandler):
 
 
 def _chat_openai(registry: ModelForgeRegistry, *, streaming: bool, **kwargs: Any) -> Any:
-    """Return a model of which ``invoke`` reads a stream, or not."""
+    """Return a model whose ``invoke`` reads a stream, or one whose ``invoke`` does not."""
     llm = get_llm(registry, **kwargs)
     llm.streaming = streaming
     return llm
@@ -336,7 +338,7 @@ def _chat_openai(registry: ModelForgeRegistry, *, streaming: bool, **kwargs: Any
 
 @pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
 @pytest.mark.parametrize("streaming", [False, True])
-def test_the_only_callback_of_a_run_that_a_frame_ends_hears_of_its_start_alone(
+def test_the_only_callback_of_a_run_that_a_frame_ends_receives_only_its_start(
     registry: ModelForgeRegistry, instrumented: Telemetry, events: list[str], mode: str, streaming: bool
 ) -> None:
     ask(get_llm(registry), mode, stream=streaming)
@@ -348,7 +350,7 @@ def test_the_only_callback_of_a_run_that_a_frame_ends_hears_of_its_start_alone(
 
 @pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
 @pytest.mark.parametrize("streaming", [False, True])
-def test_another_callback_of_such_a_run_hears_what_it_heard(
+def test_another_callback_of_such_a_run_receives_the_same_events_as_without_instrumentation(
     registry: ModelForgeRegistry, instrument: Instrument, mode: str, streaming: bool
 ) -> None:
     def hear() -> list[tuple[Any, set[str]]]:
@@ -363,7 +365,7 @@ def test_another_callback_of_such_a_run_hears_what_it_heard(
 
 
 @pytest.mark.parametrize("mode", ["invoke", "ainvoke"])
-def test_a_callback_that_joins_such_a_run_hears_of_what_follows(
+def test_a_callback_that_joins_such_a_run_receives_the_events_that_follow(
     registry: ModelForgeRegistry, instrumented: Telemetry, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     hearing = Hearing()
@@ -380,21 +382,23 @@ def test_a_callback_that_joins_such_a_run_hears_of_what_follows(
     assert instrumented.span(MODEL_SPAN).status.is_unset
 
 
-def test_a_chunk_goes_straight_to_the_only_callback_of_a_run(
+def test_a_chunk_is_passed_directly_to_the_only_callback_of_a_run(
     registry: ModelForgeRegistry, instrumented: Telemetry, dispatched: Dispatched
 ) -> None:
     assert dispatched(get_llm(registry)) == ["on_chat_model_start", "on_llm_end"]
     assert chunk_count(instrumented) > 1
 
 
-def test_a_chunk_of_a_run_that_nobody_records_goes_nowhere(instrumented: Telemetry, dispatched: Dispatched) -> None:
+def test_a_chunk_of_a_run_that_is_not_recorded_is_sent_to_no_callback(
+    instrumented: Telemetry, dispatched: Dispatched
+) -> None:
     llm = get_llm(InstantRegistry(), "openai", "fast")
     with suppress_instrumentation():
         assert dispatched(llm) == ["on_chat_model_start", "on_llm_end"]
     assert MODEL_SPAN not in span_names(instrumented)
 
 
-def test_another_callback_hears_of_each_chunk_as_ever(
+def test_another_callback_still_receives_each_chunk(
     registry: ModelForgeRegistry, instrument: Instrument, dispatched: Dispatched
 ) -> None:
     def hear() -> list[tuple[Any, set[str]]]:
@@ -409,7 +413,7 @@ def test_another_callback_hears_of_each_chunk_as_ever(
     assert chunk_count(telemetry) == len(before) - 1
 
 
-def test_a_callback_alone_in_its_run_that_is_not_ours_hears_of_each_chunk_as_ever(
+def test_the_only_callback_of_a_run_still_receives_each_chunk_if_it_is_not_ours(
     registry: ModelForgeRegistry, instrument: Instrument, dispatched: Dispatched
 ) -> None:
     hearing = Hearing()
@@ -422,7 +426,7 @@ def test_a_callback_alone_in_its_run_that_is_not_ours_hears_of_each_chunk_as_eve
     assert MODEL_SPAN not in span_names(telemetry)
 
 
-def test_a_subclass_hears_of_each_chunk_itself(
+def test_a_subclass_receives_each_chunk_itself(
     registry: ModelForgeRegistry, telemetry: Telemetry, instrument: Instrument, dispatched: Dispatched
 ) -> None:
     class Counting(OpenTelemetryCallback):
@@ -440,7 +444,7 @@ def test_a_subclass_hears_of_each_chunk_itself(
 
 
 @pytest.mark.parametrize("handlers", [None, (), []], ids=repr)
-def test_a_run_manager_without_handlers_tells_nobody(instrumented: Telemetry, handlers: Any) -> None:
+def test_a_run_manager_without_handlers_calls_no_callback(instrumented: Telemetry, handlers: Any) -> None:
     given: dict[str, Any] = {"run_id": uuid4(), "handlers": handlers, "inheritable_handlers": []}
     manager.CallbackManagerForLLMRun(**given).on_llm_new_token("Hi")
     asyncio.run(manager.AsyncCallbackManagerForLLMRun(**given).on_llm_new_token(token="Hi"))
@@ -482,7 +486,7 @@ def test_a_copied_model_still_traces_and_so_does_the_original(
 @pytest.mark.parametrize("provider", MODELS)
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("enhanced", [False, True], ids=["plain", "enhanced"])
-def test_what_can_be_copied_can_be_copied_and_what_cannot_fails_the_same_way(
+def test_copying_an_instrumented_model_succeeds_or_fails_as_without_instrumentation(
     registry: ModelForgeRegistry, instrument: Instrument, provider: str, how: str, enhanced: bool
 ) -> None:
     def outcome() -> tuple[type, str]:
@@ -497,7 +501,7 @@ def test_what_can_be_copied_can_be_copied_and_what_cannot_fails_the_same_way(
     assert outcome() == before
 
 
-def test_a_callback_survives_a_pickle_without_credentials(
+def test_a_callback_can_be_pickled_without_its_credentials(
     registry: ModelForgeRegistry, instrumented: Telemetry
 ) -> None:
     llm = get_llm(registry)
@@ -512,14 +516,14 @@ def test_a_callback_survives_a_pickle_without_credentials(
     assert attributes["server.address"] == "127.0.0.1"
 
 
-def test_a_callback_given_by_hand_can_be_pickled_with_its_providers(callback: OpenTelemetryCallback) -> None:
+def test_a_callback_passed_by_hand_can_be_pickled_despite_its_providers(callback: OpenTelemetryCallback) -> None:
     again = pickle.loads(pickle.dumps(callback))
     assert isinstance(again, OpenTelemetryCallback)
-    # Nobody records there.
+    # Nothing records where it is unpickled.
     assert not again.otel_enabled
 
 
-def test_a_model_pickled_here_works_after_uninstrumenting_and_is_silent(
+def test_a_pickled_model_works_and_records_nothing_after_uninstrumenting(
     registry: ModelForgeRegistry, instrumented: Telemetry
 ) -> None:
     from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
@@ -548,7 +552,7 @@ def _spans_elsewhere(llm: Any) -> list[tuple[str, str, str, list[str]]]:
     ]
 
 
-def test_a_model_sent_to_another_process_traces_there(registry: ModelForgeRegistry, instrumented: Telemetry) -> None:
+def test_a_model_sent_to_another_process_is_traced_there(registry: ModelForgeRegistry, instrumented: Telemetry) -> None:
     llm = get_llm(registry, "ollama", "llama3")
     created = format(instrumented.span("modelforge.get_llm").context.span_id, "x")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -559,7 +563,7 @@ def test_a_model_sent_to_another_process_traces_there(registry: ModelForgeRegist
 # --- Hooks ---
 
 
-def test_the_request_hook_gets_the_span_the_messages_and_the_parameters(
+def test_the_request_hook_receives_the_span_the_messages_and_the_parameters(
     registry: ModelForgeRegistry, instrument: Instrument
 ) -> None:
     calls: list[tuple[list[BaseMessage], dict[str, Any]]] = []
@@ -578,7 +582,7 @@ def test_the_request_hook_gets_the_span_the_messages_and_the_parameters(
     assert (telemetry.span(MODEL_SPAN).attributes or {})["hooked"] is True
 
 
-def test_what_the_request_hook_does_to_its_arguments_changes_no_request(
+def test_changes_of_the_request_hook_to_its_arguments_do_not_affect_the_request(
     registry: ModelForgeRegistry, instrument: Instrument, provider_server: Any
 ) -> None:
     def hook(span: Any, messages: list[BaseMessage], params: dict[str, Any]) -> None:
@@ -592,7 +596,7 @@ def test_what_the_request_hook_does_to_its_arguments_changes_no_request(
 
 
 @pytest.mark.parametrize("call", [lambda llm: llm.invoke("Hi"), lambda llm: list(llm.stream("Hi"))])
-def test_the_response_hook_gets_the_span_and_the_result_before_the_span_ends(
+def test_the_response_hook_receives_the_span_and_the_result_before_the_span_ends(
     registry: ModelForgeRegistry, instrument: Instrument, call: Callable[[Any], Any]
 ) -> None:
     results: list[LLMResult] = []

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The tree: whose child a model span is, what is under it, and that every call ends once, whichever way it ends."""
+"""The tree: the parents and children of model spans, and that every call ends exactly once, however it ends."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ from support.telemetry import Telemetry
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 STREAMING = ("openai", "ollama", "google")
-# LangChain's community ChatOllama has neither.
+# langchain-community's ChatOllama supports neither tools nor structured output.
 WITHOUT_TOOLS = {"ollama"}
 
 
 @pytest.fixture
 def echo(instrumented: Telemetry) -> EchoModel:
-    """A model in this process, with the callback."""
+    """An in-process model with the callback."""
     return EchoModel(callbacks=[OpenTelemetryCallback("echo", "echo")])
 
 
@@ -67,9 +67,9 @@ def aecho(instrumented: Telemetry) -> AsyncEchoModel:
 
 
 def observed(provider: str, *, asynchronous: bool) -> bool:
-    """Say whether an instrumentation of the provider's client is installed."""
+    """Return whether an instrumentation of the provider's client is installed."""
     if provider == "google" and not asynchronous:
-        # gRPC's own loses the spans of Google's synchronous client, and its context in a stream.
+        # gRPC's instrumentation loses the spans of Google's synchronous client, and its context in a stream.
         return False
     client = {"openai": "httpx", "google": "grpc", "github_copilot": "requests"}.get(
         provider, "aiohttp_client" if asynchronous else "requests"
@@ -83,7 +83,7 @@ def entry_points(names: Any) -> list[Any]:
         for provider in MODELS
         for name in names
         if not (provider in WITHOUT_TOOLS and ("tools" in name or "structured" in name))
-        # modelforge.streaming passes callbacks in a way that these clients refuse, instrumented or not.
+        # modelforge.streaming passes callbacks in a way that these clients reject, instrumented or not.
         and not (provider in ("openai", "github_copilot") and name == "modelforge.streaming.stream")
     ]
 
@@ -106,7 +106,7 @@ def check_tree(telemetry: Telemetry, server: ProviderServer, caller: Any, *, wit
 
 
 @pytest.mark.parametrize(("provider", "entry"), entry_points(SYNC))
-def test_a_call_is_under_its_caller_and_the_request_under_the_call(
+def test_a_call_is_a_child_of_its_caller_and_the_parent_of_the_request(
     instrumented: Telemetry, model: Callable[..., Any], provider_server: ProviderServer, provider: str, entry: str
 ) -> None:
     llm = model(provider)
@@ -119,11 +119,11 @@ def test_a_call_is_under_its_caller_and_the_request_under_the_call(
 
 
 @pytest.mark.parametrize(("provider", "entry"), entry_points(ASYNC))
-def test_an_async_call_is_under_its_caller_and_the_request_under_the_call(
+def test_an_async_call_is_a_child_of_its_caller_and_the_parent_of_the_request(
     instrumented: Telemetry, model: Callable[..., Any], provider_server: ProviderServer, provider: str, entry: str
 ) -> None:
     async def main() -> Any:
-        # gRPC's asynchronous client belongs to the event loop in which it is made.
+        # gRPC's asynchronous client is bound to the event loop in which it is created.
         llm = model(provider)
         with instrumented.tracer.start_as_current_span("caller") as caller:
             before = get_current()
@@ -199,7 +199,7 @@ def test_each_of_several_prompts_is_a_call_with_its_own_request(
         assert [len(children_of(span, spans)) for span in calls] == [1, 1, 1]
 
 
-def test_a_second_try_is_a_second_call(instrumented: Telemetry, llm: Any, provider_server: ProviderServer) -> None:
+def test_a_retry_is_a_second_call(instrumented: Telemetry, llm: Any, provider_server: ProviderServer) -> None:
     replies = iter([Reply(status=500), Reply()])
     provider_server.reply = lambda body: next(replies)
     with instrumented.tracer.start_as_current_span("caller") as caller:
@@ -213,7 +213,7 @@ def test_a_second_try_is_a_second_call(instrumented: Telemetry, llm: Any, provid
 
 @pytest.mark.parametrize("through", ["llm", "chain"])
 @pytest.mark.parametrize("provider", MODELS)
-def test_what_a_consumer_does_between_chunks_is_under_the_consumer(
+def test_spans_of_a_consumer_between_chunks_are_under_the_consumer(
     instrumented: Telemetry, model: Callable[..., Any], provider: str, through: str
 ) -> None:
     llm = model(provider)
@@ -233,7 +233,7 @@ def test_what_a_consumer_does_between_chunks_is_under_the_consumer(
 
 @pytest.mark.parametrize("through", ["llm", "chain", "events"])
 @pytest.mark.parametrize("provider", MODELS)
-def test_what_an_async_consumer_does_between_chunks_is_under_the_consumer(
+def test_spans_of_an_async_consumer_between_chunks_are_under_the_consumer(
     instrumented: Telemetry, model: Callable[..., Any], provider: str, through: str
 ) -> None:
     async def main() -> Any:
@@ -280,7 +280,7 @@ def test_two_streams_consumed_in_turn_stay_apart(instrumented: Telemetry, model:
     assert [len(children_of(span, spans)) for span in calls] == [1, 1]
 
 
-def test_a_stream_belongs_to_whoever_takes_its_first_chunk(instrumented: Telemetry, llm: Any) -> None:
+def test_a_stream_is_a_child_of_the_span_in_which_its_first_chunk_is_read(instrumented: Telemetry, llm: Any) -> None:
     with instrumented.tracer.start_as_current_span("creator"):
         stream = llm.stream("Hi")
     with instrumented.tracer.start_as_current_span("first") as first:
@@ -291,7 +291,7 @@ def test_a_stream_belongs_to_whoever_takes_its_first_chunk(instrumented: Telemet
     assert children_of(rest, instrumented.spans()) == []
 
 
-def test_what_a_users_callback_does_is_under_the_call_only_where_the_provider_works(
+def test_spans_of_a_users_callback_are_under_the_call_while_the_provider_works(
     instrumented: Telemetry, llm: Any
 ) -> None:
     class Handler(BaseCallbackHandler):
@@ -306,7 +306,7 @@ def test_what_a_users_callback_does_is_under_the_call_only_where_the_provider_wo
 
 
 @pytest.mark.parametrize("entry", ["invoke", "stream", "chain.stream"])
-def test_the_users_context_survives_a_call(instrumented: Telemetry, llm: Any, entry: str) -> None:
+def test_a_call_keeps_the_users_context(instrumented: Telemetry, llm: Any, entry: str) -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
     variable.set("mine")
     SYNC[entry](llm)
@@ -315,7 +315,7 @@ def test_the_users_context_survives_a_call(instrumented: Telemetry, llm: Any, en
 
 @pytest.mark.parametrize("run", ["threads", "anyio"])
 def test_a_stream_may_take_each_step_in_another_thread(instrumented: Telemetry, llm: Any, run: str) -> None:
-    """As Starlette's `iterate_in_threadpool` does for a streaming response."""
+    """Starlette's `iterate_in_threadpool` does this for a streaming response."""
     done = object()
 
     async def main() -> Any:
@@ -375,7 +375,7 @@ def outcome(telemetry: Telemetry) -> Any:
 
 @pytest.mark.parametrize("way", ["close", "break", "drop", "raise"])
 @pytest.mark.parametrize("provider", STREAMING)
-def test_a_stream_left_early_is_closed_and_no_error(
+def test_a_stream_left_early_is_closed_and_not_failed(
     instrumented: Telemetry, model: Callable[..., Any], provider: str, way: str
 ) -> None:
     llm = model(provider)
@@ -404,10 +404,10 @@ def test_a_stream_left_early_is_closed_and_no_error(
     assert "exception" not in [event.name for event in span.events]
 
 
-def test_a_dropped_stream_is_closed_though_a_step_of_it_left_its_context_behind(
+def test_a_dropped_stream_is_closed_even_if_one_of_its_steps_left_its_context_attached(
     instrumented: Telemetry, echo: EchoModel
 ) -> None:
-    """As a thread, a timer or a task of the provider's client does."""
+    """A thread, a timer or a task of the provider's client does this."""
     contexts: list[contextvars.Context] = []
 
     class Handler(BaseCallbackHandler):
@@ -433,7 +433,7 @@ def test_a_chain_left_early_is_drained_by_langchain(instrumented: Telemetry, llm
 @pytest.mark.parametrize("through", ["llm", "chain"])
 @pytest.mark.parametrize("way", ["aclose", "aclosing", "drop", "end of the loop"])
 @pytest.mark.parametrize("provider", STREAMING)
-def test_an_async_stream_left_early_is_closed_and_no_error(
+def test_an_async_stream_left_early_is_closed_and_not_failed(
     instrumented: Telemetry,
     model: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
@@ -506,7 +506,7 @@ def test_a_task_destroyed_while_it_waits_ends_its_call(
 
     aecho.rate_limiter = Never()
     loop = asyncio.new_event_loop()
-    # What it would say: "Task was destroyed but it is pending!"
+    # It would log "Task was destroyed but it is pending!".
     loop.set_exception_handler(lambda loop, context: None)
     task = loop.create_task(ASYNC[entry](aecho))
     loop.run_until_complete(asyncio.sleep(0.01))
@@ -520,7 +520,7 @@ def test_a_task_destroyed_while_it_waits_ends_its_call(
     assert outcome(instrumented) == "closed"
 
 
-def test_what_the_garbage_collector_drops_ends_at_the_time_it_was_dropped(
+def test_a_stream_that_the_garbage_collector_drops_ends_at_the_time_of_the_drop(
     instrumented: Telemetry, echo: EchoModel
 ) -> None:
     held: list[Any] = [echo.stream("Hi")]
@@ -532,7 +532,7 @@ def test_what_the_garbage_collector_drops_ends_at_the_time_it_was_dropped(
     gc.collect()
     dropped_at = time.time_ns()
     assert model_spans(instrumented.spans()) == []
-    # So that the time of the drop differs from the time at which the thread ends the call.
+    # The time of the drop must differ from the time at which the thread ends the call.
     time.sleep(0.2)
     busy.set()
     await_dropped()
@@ -547,7 +547,7 @@ def test_a_stream_cut_by_the_network_has_failed(
     provider_server.reply = Reply(cut_after=2)
     received = []
     before = get_current()
-    with pytest.raises(Exception) as raised:  # noqa: PT011 - of each client its own.
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - each client has its own exception.
         received.extend(chunk for chunk in model(provider).stream("Hi") if chunk.content)
     assert get_current() is before
     span = instrumented.span(MODEL_SPAN)
@@ -565,7 +565,7 @@ def test_an_async_stream_cut_by_the_network_has_failed(
     async def main() -> None:
         llm = model(provider)
         before = get_current()
-        with pytest.raises(Exception):  # noqa: B017, PT011 - of each client its own.
+        with pytest.raises(Exception):  # noqa: B017, PT011 - each client has its own exception.
             async for _ in llm.astream("Hi"):
                 pass
         assert get_current() is before
@@ -574,7 +574,7 @@ def test_an_async_stream_cut_by_the_network_has_failed(
     assert outcome(instrumented) == "failed"
 
 
-def test_what_is_thrown_into_a_stream_is_its_error(instrumented: Telemetry, llm: Any) -> None:
+def test_an_exception_thrown_into_a_stream_is_its_error(instrumented: Telemetry, llm: Any) -> None:
     stream = llm.stream("Hi")
     next(stream)
     thrown = LookupError("mine")
@@ -586,7 +586,7 @@ def test_what_is_thrown_into_a_stream_is_its_error(instrumented: Telemetry, llm:
     assert instrumented.span(MODEL_SPAN).attributes["error.type"] == "LookupError"
 
 
-def test_what_is_thrown_into_an_async_stream_is_its_error(instrumented: Telemetry, llm: Any) -> None:
+def test_an_exception_thrown_into_an_async_stream_is_its_error(instrumented: Telemetry, llm: Any) -> None:
     thrown = LookupError("mine")
 
     async def main() -> None:
@@ -602,7 +602,9 @@ def test_what_is_thrown_into_an_async_stream_is_its_error(instrumented: Telemetr
     assert instrumented.span(MODEL_SPAN).attributes["error.type"] == "LookupError"
 
 
-def test_a_stream_nobody_starts_is_no_call(instrumented: Telemetry, llm: Any, provider_server: ProviderServer) -> None:
+def test_a_stream_that_is_never_started_is_not_a_call(
+    instrumented: Telemetry, llm: Any, provider_server: ProviderServer
+) -> None:
     llm.stream("Hi").close()
     stream = llm.astream("Hi")
     del stream
@@ -611,14 +613,14 @@ def test_a_stream_nobody_starts_is_no_call(instrumented: Telemetry, llm: Any, pr
     assert provider_server.requests == []
 
 
-def test_a_stream_without_a_chunk_has_failed_as_langchain_says(instrumented: Telemetry, echo: EchoModel) -> None:
+def test_a_stream_without_a_chunk_fails_with_langchains_error(instrumented: Telemetry, echo: EchoModel) -> None:
     echo.chunk_count = 0
     with pytest.raises(ValueError, match="No generation"):
         list(echo.stream("Hi"))
     assert outcome(instrumented) == "failed"
 
 
-def test_what_is_thrown_into_a_stream_is_not_kept(echo: EchoModel) -> None:
+def test_an_exception_thrown_into_a_stream_is_released(echo: EchoModel) -> None:
     stream = echo.stream("Hi")
     next(stream)
 
@@ -648,7 +650,7 @@ def cancelled(telemetry: Telemetry) -> None:
 
 
 @pytest.mark.parametrize("entry", ["ainvoke", "astream", "agenerate"])
-def test_a_task_cancelled_before_its_first_step_is_no_call(instrumented: Telemetry, llm: Any, entry: str) -> None:
+def test_a_task_cancelled_before_its_first_step_is_not_a_call(instrumented: Telemetry, llm: Any, entry: str) -> None:
     async def main() -> None:
         task = asyncio.create_task(ASYNC[entry](llm))
         task.cancel()
@@ -708,7 +710,7 @@ def test_a_task_cancelled_while_the_provider_works_ends_its_call(
     cancelled(instrumented)
 
 
-def test_a_task_cancelled_between_two_chunks_keeps_what_had_come(
+def test_a_task_cancelled_between_two_chunks_records_what_had_arrived(
     instrumented: Telemetry, llm: Any, provider_server: ProviderServer
 ) -> None:
     provider_server.reply = Reply(hold_after=2)
@@ -731,7 +733,7 @@ def test_a_task_cancelled_between_two_chunks_keeps_what_had_come(
 
 
 @pytest.mark.parametrize("entry", ["ainvoke", "astream"])
-def test_wait_for_that_runs_out_of_time_cancels_the_call(
+def test_a_wait_for_that_times_out_cancels_the_call(
     instrumented: Telemetry, llm: Any, provider_server: ProviderServer, entry: str
 ) -> None:
     provider_server.reply = Reply(hold=True)
@@ -809,10 +811,10 @@ def test_a_failing_task_group_ends_the_calls_of_the_others(
     assert sorted(outcomes) == ["cancelled", "failed"]
 
 
-def test_a_call_ends_when_it_fails_though_others_of_its_batch_still_run(
+def test_a_call_ends_when_it_fails_even_if_others_of_its_batch_still_run(
     instrumented: Telemetry, llm: Any, provider_server: ProviderServer
 ) -> None:
-    """`agenerate` tells no callback before the last prompt is answered."""
+    """`agenerate` calls no callback before the last prompt is answered."""
     provider_server.reply = lambda body: Reply(
         hold=body["messages"][0]["content"] == "hold", status=200 if body["messages"][0]["content"] == "hold" else 500
     )
@@ -834,7 +836,7 @@ def test_a_call_ends_when_it_fails_though_others_of_its_batch_still_run(
 
 
 class Interrupting(BaseCallbackHandler):
-    """Raises at one of LangChain's events, as if Ctrl-C came while it runs."""
+    """Raises at one of LangChain's events, as if Ctrl-C were pressed while it runs."""
 
     run_inline = True
 
@@ -944,7 +946,7 @@ def test_a_signal_handler_that_raises_ends_the_call(
     assert span.attributes["error.type"].endswith("Alarm")
 
 
-# --- Many at once ---
+# --- Concurrent calls ---
 
 MANY = 64
 
@@ -964,13 +966,13 @@ def check_many(telemetry: Telemetry) -> None:
 
 @pytest.fixture
 def mirror(provider_server: ProviderServer) -> None:
-    """Answer every request in the name of a model called as the prompt."""
+    """Answer every request as a model named after the prompt."""
     provider_server.reply = lambda body: Reply(model=body["messages"][0]["content"])
 
 
 @pytest.mark.usefixtures("mirror")
 @pytest.mark.parametrize("entry", ["invoke", "stream"])
-def test_many_threads_at_once_each_have_their_call(instrumented: Telemetry, llm: Any, entry: str) -> None:
+def test_each_of_many_concurrent_threads_has_its_own_call(instrumented: Telemetry, llm: Any, entry: str) -> None:
     start = threading.Barrier(MANY)
 
     def work(number: int) -> None:
@@ -991,7 +993,7 @@ def test_many_threads_at_once_each_have_their_call(instrumented: Telemetry, llm:
 
 @pytest.mark.usefixtures("mirror")
 @pytest.mark.parametrize("entry", ["ainvoke", "astream"])
-def test_many_tasks_at_once_each_have_their_call(instrumented: Telemetry, llm: Any, entry: str) -> None:
+def test_each_of_many_concurrent_tasks_has_its_own_call(instrumented: Telemetry, llm: Any, entry: str) -> None:
     async def work(number: int) -> None:
         name = f"caller {number}"
         with instrumented.tracer.start_as_current_span(name) as caller:

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is exported over OTLP arrives at a receiver as the SDK held it, and within the limits of the backends."""
+"""Telemetry exported over OTLP arrives as the SDK held it, and within the limits of the backends."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ RESOURCE = Resource(
     Schemas.V1_28_0.value,
 )
 NEVER = math.inf
-"""The interval of a metric reader that exports when it is told to."""
+"""The interval of a metric reader that exports only on request."""
 TOOL = {
     "type": "function",
     "function": {
@@ -63,7 +63,7 @@ TOOL = {
 
 
 class Receiver:
-    """The program in receiver.py, and what it has received."""
+    """The program in receiver.py and the requests it has received."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -79,7 +79,7 @@ class Receiver:
         self._process.communicate(timeout=30)
 
     def exporter(self, protocol: str, module: str, name: str, **options: Any) -> Any:
-        """Return an OTLP exporter that sends to it."""
+        """Return an OTLP exporter that sends to this receiver."""
         kind = getattr(import_module(f"opentelemetry.exporter.otlp.proto.{protocol}.{module}"), name)
         path = {"trace_exporter": "traces", "metric_exporter": "metrics", "_log_exporter": "logs"}[module]
         if protocol == "grpc":
@@ -87,7 +87,7 @@ class Receiver:
         return kind(f"http://127.0.0.1:{self._ports['http']}/v1/{path}", **options)
 
     def take(self, signal: str) -> list[Any]:
-        """Return the requests of a signal that arrived since the last time, decoded."""
+        """Return the decoded requests of a signal that arrived since the previous call."""
         files = sorted(self._directory.glob(f"*-{signal}.pb"))
         requests = [SIGNALS[signal][0].FromString(file.read_bytes()) for file in files]
         for file in files:
@@ -95,7 +95,7 @@ class Receiver:
         return requests
 
     def metadata(self) -> list[dict[str, str]]:
-        """Return the headers, in lower case, that came with the requests."""
+        """Return the headers of the requests, in lower case."""
         return [json.loads(file.read_text()) for file in sorted(self._directory.glob("*.json"))]
 
 
@@ -108,7 +108,7 @@ def receiving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 @pytest.fixture
 def receiver(receiving: Receiver) -> Receiver:
-    """The receiver, with nothing left of another test."""
+    """The receiver, without requests of other tests."""
     for file in receiving._directory.iterdir():
         file.unlink()
     return receiving
@@ -132,7 +132,7 @@ def tracer_provider(receiver: Receiver, protocol: str, span_exporter: InMemorySp
 
 @pytest.fixture
 def exported_metrics() -> list[Any]:
-    """What the metric exporter was given: each reader has start times of its own."""
+    """The data passed to the metric exporter, because each reader has its own start times."""
     return []
 
 
@@ -167,7 +167,7 @@ def logger_provider(
     provider.shutdown()
 
 
-# --- Both sides in one form: values with their types, ids as numbers ---
+# --- Both sides in the same form: values with their types, ids as numbers ---
 
 WIRE_TYPES = {"string_value": "str", "bool_value": "bool", "int_value": "int", "double_value": "float"}
 
@@ -183,7 +183,7 @@ def received_value(value: AnyValue) -> Any:
 
 def received_attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:
     attributes = {pair.key: received_value(pair.value) for pair in pairs}
-    assert len(attributes) == len(list(pairs)), "a name came twice"
+    assert len(attributes) == len(list(pairs)), "a name occurred twice"
     return attributes
 
 
@@ -382,7 +382,7 @@ def sent(
 
 
 def by_scope(requests: Iterable[Any], signal: str) -> dict[str, list[Any]]:
-    """Return the spans, metrics or log records of each scope, after a look at what they have in common."""
+    """Return the spans, metrics or log records of each scope, after checking what they have in common."""
     resources, scopes, items = {
         "traces": ("resource_spans", "scope_spans", "spans"),
         "metrics": ("resource_metrics", "scope_metrics", "metrics"),
@@ -430,7 +430,7 @@ DOCUMENTED_TYPES = {"string": "str", "int": "int", "double": "float", "boolean":
 
 
 def documented_types() -> dict[str, Any]:
-    """Return the type that docs/telemetry.md gives each attribute."""
+    """Return the type that docs/telemetry.md states for each attribute."""
     types: dict[str, Any] = {}
     for row in (DOCS / "telemetry.md").read_text().splitlines():
         cells = [cell.strip() for cell in row.strip("|").split("|")]
@@ -500,7 +500,7 @@ def test_every_event_arrives_as_the_sdk_held_it(sent: Telemetry, receiver: Recei
     for record, span in zip(received[SCOPE], calls, strict=True):
         assert record.event_name == "gen_ai.client.inference.operation.details"
         assert (number(record.trace_id), number(record.span_id)) == (span.context.trace_id, span.context.span_id)
-        # It is there, and empty.
+        # The body is present but empty.
         assert record.body.WhichOneof("value") is None
         attributes = received_attributes(record.attributes)
         said = {"type": ("str", "text"), "content": ("str", "Hi")}
@@ -536,7 +536,7 @@ DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
     ],
     ids=["default", "delta", "exponential"],
 )
-def test_metrics_arrive_in_the_form_that_is_asked_for(
+def test_metrics_arrive_in_the_requested_form(
     settings: Mapping[str, str],
     kind: str,
     temporality: int,
@@ -560,7 +560,7 @@ def test_metrics_arrive_in_the_form_that_is_asked_for(
     for metric in by_scope(receiver.take("metrics"), "metrics")[SCOPE]:
         data = getattr(metric, metric.WhichOneof("data"))
         if metric.name == "modelforge.client.active_streams":
-            # What is open now, also where everything else is a difference.
+            # This is the current number, even if all other metrics are deltas.
             assert (metric.WhichOneof("data"), data.aggregation_temporality) == ("sum", CUMULATIVE)
         else:
             assert (metric.WhichOneof("data"), data.aggregation_temporality) == (kind, temporality)
@@ -571,7 +571,7 @@ def test_metrics_arrive_in_the_form_that_is_asked_for(
 NEW_RELIC = "docs.newrelic.com/docs/opentelemetry/best-practices/opentelemetry-otlp"
 NEW_RELIC_EVENTS = "docs.newrelic.com/docs/data-apis/ingest-apis/event-api/introduction-event-api"
 TEMPO = "grafana.com/docs/tempo/latest/troubleshooting/out-of-memory-errors"
-# Jaeger 2 is a Collector, and its OTLP receiver the Collector's.
+# Jaeger 2 is a Collector, and uses the Collector's OTLP receiver.
 GRPC = "pkg.go.dev/google.golang.org/grpc#MaxRecvMsgSize"
 SDK = "opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables"
 
@@ -586,7 +586,7 @@ LIMITS = {
     ("SDK", "attributes"): (128, SDK),
     ("SDK", "events"): (128, SDK),
 }
-"""What a backend takes at most of what is measured below, and who says so."""
+"""The most that a backend accepts of each quantity measured below, and the source."""
 
 LONG = "What the seventh heron said to the windmill, word for word. " * 500
 """30,000 characters."""
@@ -605,7 +605,7 @@ def text_of(value: AnyValue) -> Iterator[str]:
 
 
 def measured(spans: Iterable[Span]) -> dict[tuple[str, str], int]:
-    """Return the largest of everything that is limited, by what it is and where it was found."""
+    """Return the maximum of each limited quantity, by quantity and place."""
     found: dict[tuple[str, str], int] = {}
 
     def measure(what: str, where: str, size: int) -> None:
@@ -614,7 +614,7 @@ def measured(spans: Iterable[Span]) -> dict[tuple[str, str], int]:
     for span in spans:
         measure("bytes of a request", span.name, span.ByteSize())
         measure("events", span.name, len(span.events))
-        # New Relic makes it the attribute otel.status_description.
+        # New Relic stores it as the attribute otel.status_description.
         measure("characters of a value", "status", len(span.status.message))
         for carrier in (span, *span.events, *span.links):
             measure("attributes", span.name, len(carrier.attributes))
@@ -628,7 +628,7 @@ def measured(spans: Iterable[Span]) -> dict[tuple[str, str], int]:
 
 
 def exceeded(spans: Iterable[Span], backend: str) -> dict[str, set[str]]:
-    """Return what is beyond the backend's limits, and where."""
+    """Return which of the backend's limits are exceeded, and where."""
     beyond: dict[str, set[str]] = {}
     for (what, where), size in measured(spans).items():
         if (backend, what) in LIMITS and size > LIMITS[backend, what][0]:
@@ -640,7 +640,7 @@ def exceeded(spans: Iterable[Span], backend: str) -> dict[str, set[str]]:
 def largest(
     receiver: Receiver, registry: Any, provider_server: ProviderServer, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[Span]]:
-    """Call it with options, and environment variables, for the spans of the largest calls there are."""
+    """Call it with options and environment variables to get the spans of the largest possible calls."""
     from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor
 
     def largest(content: str = "NO_CONTENT", environment: Mapping[str, str] = {}, **options: Any) -> list[Span]:
@@ -684,7 +684,7 @@ def gzip() -> Any:
     return Compression.Gzip
 
 
-def test_without_content_only_what_others_say_is_long(largest: Callable[..., list[Span]]) -> None:
+def test_without_content_only_baggage_is_long(largest: Callable[..., list[Span]]) -> None:
     spans = largest()
     assert exceeded(spans, "New Relic") == {"characters of a value": {"tenant"}}
     assert exceeded(spans, "Tempo") == {"bytes of a value": {"tenant"}}
@@ -692,7 +692,7 @@ def test_without_content_only_what_others_say_is_long(largest: Callable[..., lis
     assert exceeded(spans, "SDK") == {}
 
 
-def test_the_text_of_an_error_is_long_where_it_is_asked_for(largest: Callable[..., list[Span]]) -> None:
+def test_error_messages_are_long_if_requested(largest: Callable[..., list[Span]]) -> None:
     spans = largest(error_messages="full")
     said = {"exception.message", "exception.stacktrace", "tenant"}
     assert exceeded(spans, "New Relic") == {"characters of a value": said | {"status"}}
@@ -710,7 +710,7 @@ def test_the_sdk_keeps_the_last_chunks(largest: Callable[..., list[Span]]) -> No
     assert streamed.dropped_events_count == arrived - 128
 
 
-def test_content_is_as_long_as_what_was_said(largest: Callable[..., list[Span]]) -> None:
+def test_content_is_as_long_as_the_conversation(largest: Callable[..., list[Span]]) -> None:
     spans = largest("SPAN_ONLY")
     content = {"gen_ai.input.messages", "gen_ai.output.messages"}
     for backend, what in (("New Relic", "characters of a value"), ("Tempo", "bytes of a value")):
@@ -723,10 +723,10 @@ def test_content_is_as_long_as_what_was_said(largest: Callable[..., list[Span]])
 
 @pytest.mark.parametrize(
     ("backend", "limit", "left"),
-    # No setting of the SDK cuts the description of a status.
+    # No SDK setting truncates the status description.
     [("New Relic", 4095, {"characters of a value": {"status"}}), ("Tempo", 2048, {})],
 )
-def test_the_sdks_limit_holds_every_attribute_and_cuts_json(
+def test_the_sdks_limit_applies_to_every_attribute_and_truncates_json(
     backend: str, limit: int, left: Mapping[str, set[str]], largest: Callable[..., list[Span]]
 ) -> None:
     spans = largest("SPAN_ONLY", {"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": str(limit)})
@@ -739,17 +739,17 @@ def test_the_sdks_limit_holds_every_attribute_and_cuts_json(
                 json.loads(messages)
 
 
-def test_the_sdks_limit_for_spans_leaves_events_alone(largest: Callable[..., list[Span]]) -> None:
+def test_the_sdks_limit_for_spans_does_not_affect_events(largest: Callable[..., list[Span]]) -> None:
     spans = largest("SPAN_ONLY", {"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "4095"})
     assert exceeded(spans, "New Relic") == {
         "characters of a value": {"exception.message", "exception.stacktrace", "status"}
     }
 
 
-def test_max_content_length_holds_each_part_and_keeps_json_whole(largest: Callable[..., list[Span]]) -> None:
+def test_max_content_length_limits_each_part_and_keeps_json_valid(largest: Callable[..., list[Span]]) -> None:
     spans = largest("SPAN_ONLY", max_content_length=500)
     beyond = exceeded(spans, "New Relic")["characters of a value"]
-    # The definitions of twenty tools are not cut.
+    # The definitions of twenty tools are not truncated.
     assert beyond & {"gen_ai.input.messages", "gen_ai.output.messages"} == set()
     for span in spans:
         if span.name == MODEL:
@@ -766,6 +766,6 @@ def test_a_batch_fits_into_a_request(largest: Callable[..., list[Span]]) -> None
     assert largest_span * 64 < LIMITS["Jaeger", "bytes of a request"][0]
 
 
-def test_names_of_spans_do_not_depend_on_what_is_said(largest: Callable[..., list[Span]]) -> None:
+def test_span_names_do_not_depend_on_content(largest: Callable[..., list[Span]]) -> None:
     assert {span.name for span in largest("SPAN_ONLY")} == {GET_LLM, MODEL}
     assert {span.name for span in largest("SPAN_ONLY", span_names="semconv")} == {GET_LLM, "chat gpt-4o-mini"}

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Calls at the same time, and calls inside of others: each has its own span, its own caller and its own answer."""
+"""Concurrent and nested calls: each has its own span, its own caller and its own answer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OUT = "gen_ai.usage.output_tokens"
 
 
 def by_prompt(body: dict[str, Any]) -> Reply:
-    """Answer each prompt with as many tokens as its letters."""
+    """Answer each prompt with as many tokens as it has letters."""
     return Reply(input_tokens=len(body["messages"][-1]["content"]), cached_tokens=0)
 
 
@@ -101,7 +101,7 @@ def test_one_run_id_in_two_tasks_is_two_calls(
     check_apart(instrumented, callers)
 
 
-def test_one_run_id_in_two_streams_that_are_read_in_turn_is_two_calls(
+def test_one_run_id_in_two_interleaved_streams_is_two_calls(
     instrumented: Telemetry, llm: Any, provider_server: ProviderServer
 ) -> None:
     provider_server.reply = by_prompt
@@ -121,7 +121,7 @@ def test_one_run_id_in_two_streams_that_are_read_in_turn_is_two_calls(
 
 
 class Delegating(EchoModel):
-    """A model that asks another model, under its own run id."""
+    """A model that calls another model under its own run id."""
 
     inner: Any = None
     run_id: Any = None
@@ -139,7 +139,7 @@ class Delegating(EchoModel):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_one_run_id_for_a_call_and_a_call_inside_is_two_calls(
+def test_one_run_id_for_a_call_and_a_nested_call_is_two_calls(
     instrumented: Telemetry, llm: Any, provider_server: ProviderServer, mode: str
 ) -> None:
     provider_server.reply = by_prompt
@@ -202,7 +202,7 @@ def of_main_or_other(body: dict[str, Any]) -> Reply:
 
 
 class Asks(BaseCallbackHandler):
-    """A user's handler that asks others at each event of a call."""
+    """A user's handler that calls other clients at each event of a call."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._work = work
@@ -210,7 +210,7 @@ class Asks(BaseCallbackHandler):
         self.asked: set[str] = set()
 
     def _ask(self, event: str) -> None:
-        # LangChain hands the handlers of a run on to the runs inside it.
+        # LangChain passes the handlers of a run on to its child runs.
         if not self._busy and event not in self.asked:
             self._busy = True
             self._work()
@@ -239,7 +239,7 @@ def main_span(telemetry: Telemetry) -> ReadableSpan:
 @pytest.mark.parametrize("handler", [Asks, AsksInline])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("other", OTHERS)
-def test_what_a_users_callback_asks_of_others_is_not_the_calls(
+def test_answers_to_requests_of_a_users_callback_are_not_attributed_to_the_call(
     instrumented: Telemetry,
     llm: Any,
     provider_server: ProviderServer,
@@ -264,7 +264,7 @@ def test_what_a_users_callback_asks_of_others_is_not_the_calls(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("other", ["embeddings", "moderation"])
-def test_embeddings_of_the_models_own_client_are_not_the_calls(
+def test_embeddings_of_the_models_own_client_are_not_attributed_to_the_call(
     instrumented: Telemetry, llm: Any, provider_server: ProviderServer, other: str, mode: str
 ) -> None:
     provider_server.reply = of_main_or_other

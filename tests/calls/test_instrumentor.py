@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""When ModelForge is patched, how every trace of it is undone, and `opentelemetry-instrument` as a whole."""
+"""When ModelForge is patched, how every patch is undone, and `opentelemetry-instrument` as a whole."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ OWNERS = {owner for owner, _ in PATCHED}
 
 @pytest.fixture(autouse=True)
 def nothing_patched() -> Iterator[None]:
-    """Check that a test leaves no patch behind, and finds none."""
+    """Check that a test neither finds nor leaves a patch."""
     before = functions()
     assert active_telemetry() is None
     yield
@@ -75,7 +75,7 @@ def nothing_patched() -> Iterator[None]:
 
 
 def functions(*owners: type) -> Functions:
-    """The very objects in the class dictionaries that might be patched."""
+    """Return the objects in the class dictionaries that might be patched."""
     return {
         (owner, name): value
         for owner in owners or OWNERS
@@ -92,7 +92,7 @@ def changed(before: Functions) -> set[tuple[type, str]]:
 
 @pytest.fixture
 def not_imported(monkeypatch: pytest.MonkeyPatch) -> Callable[[], ModuleType]:
-    """Make `modelforge.registry` a module that nobody has imported yet. Call it to import it anew."""
+    """Make `modelforge.registry` a module that is not imported yet. Call the result to import it again."""
     monkeypatch.setattr(modelforge, "registry", sys.modules[REGISTRY])
     monkeypatch.delitem(sys.modules, REGISTRY)
     return lambda: importlib.import_module(REGISTRY)
@@ -116,20 +116,20 @@ def test_instrumenting_imports_neither_modelforge_nor_langchain(python: Python) 
     assert (done.stdout, done.stderr) == ("[]\n[]\n", "")
 
 
-def test_every_public_name_is_there_and_no_other() -> None:
+def test_all_public_names_exist_and_no_others() -> None:
     for name in package.__all__:
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = package.nothing
 
 
-def test_what_is_imported_already_is_patched_at_once(instrument: Instrument) -> None:
+def test_a_module_that_is_already_imported_is_patched_immediately(instrument: Instrument) -> None:
     before = functions()
     instrument()
     assert changed(before) == PATCHED
 
 
-def test_what_is_imported_later_is_patched_then(
+def test_a_module_that_is_imported_later_is_patched_on_import(
     not_imported: Callable[[], ModuleType], registry: ModelForgeRegistry, instrument: Instrument
 ) -> None:
     telemetry = instrument()
@@ -140,7 +140,7 @@ def test_what_is_imported_later_is_patched_then(
     assert [span.name for span in telemetry.spans()] == ["modelforge.get_llm", MODEL_SPAN, "POST"]
 
 
-def test_uninstrumenting_undoes_what_was_patched_on_import(
+def test_uninstrumenting_undoes_patches_applied_on_import(
     not_imported: Callable[[], ModuleType], instrument: Instrument
 ) -> None:
     instrument()
@@ -209,7 +209,7 @@ print(hasattr(vars(sys.modules["modelforge.registry"].ModelForgeRegistry)["get_l
 
 
 @pytest.mark.parametrize("way", ["keyword", "environment"])
-def test_disabled_it_leaves_modelforge_as_it_is(
+def test_modelforge_is_not_patched_if_the_instrumentation_is_disabled(
     instrument: Instrument, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     before = functions()
@@ -227,14 +227,14 @@ def test_disabled_it_leaves_modelforge_as_it_is(
 # --- How it is undone ---
 
 
-def test_uninstrumenting_puts_the_very_functions_back(instrument: Instrument) -> None:
+def test_uninstrumenting_restores_the_original_functions(instrument: Instrument) -> None:
     before = functions()
     instrument()
     ModelForgeInstrumentor().uninstrument()
     assert changed(before) == set()
 
 
-def test_models_handed_out_before_fall_silent_and_speak_again(
+def test_models_handed_out_before_stop_recording_and_resume_when_instrumented_again(
     registry: ModelForgeRegistry, instrument: Instrument, span_exporter: InMemorySpanExporter
 ) -> None:
     telemetry = instrument()
@@ -250,7 +250,7 @@ def test_models_handed_out_before_fall_silent_and_speak_again(
     assert (telemetry.span(MODEL_SPAN).attributes or {})["turn"] == 2
 
 
-def test_models_handed_out_before_speak_to_the_providers_of_the_next_time(
+def test_models_handed_out_before_record_with_the_providers_of_the_next_instrument(
     registry: ModelForgeRegistry, instrument: Instrument
 ) -> None:
     instrument()
@@ -289,7 +289,7 @@ def plain_wrapper(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("name", ["get_llm", "generate", "stream"])
-def test_a_plain_wrapper_on_top_stays_and_ours_does_nothing_under_it(
+def test_a_plain_wrapper_on_top_stays_and_ours_has_no_effect_under_it(
     registry: ModelForgeRegistry, instrument: Instrument, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     ((owner, _),) = (key for key in PATCHED if key[1] == name)
@@ -307,7 +307,7 @@ def test_a_plain_wrapper_on_top_stays_and_ours_does_nothing_under_it(
 
 @pytest.mark.parametrize("name", ["get_llm", "_get_model_config", "generate", "_generate_with_cache", "stream"])
 @pytest.mark.parametrize("wrap", ["wrapt", "plain"])
-def test_instrumenting_again_over_another_wrapper_makes_each_span_once(
+def test_instrumenting_again_over_another_wrapper_creates_each_span_once(
     registry: ModelForgeRegistry, instrument: Instrument, monkeypatch: pytest.MonkeyPatch, name: str, wrap: str
 ) -> None:
     ((owner, _),) = (key for key in PATCHED if key[1] == name)
@@ -327,7 +327,7 @@ def test_instrumenting_again_over_another_wrapper_makes_each_span_once(
 
 
 @pytest.mark.parametrize("name", ["get_llm", "generate", "stream"])
-def test_a_wrapper_underneath_is_put_back(
+def test_a_wrapper_underneath_is_restored(
     registry: ModelForgeRegistry, instrument: Instrument, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     ((owner, _),) = (key for key in PATCHED if key[1] == name)
@@ -340,7 +340,7 @@ def test_a_wrapper_underneath_is_put_back(
     assert vars(owner)[name] is underneath
 
 
-def test_a_get_llm_running_while_it_is_uninstrumented_ends_its_span(
+def test_a_get_llm_that_is_running_during_uninstrument_ends_its_span(
     registry: ModelForgeRegistry, instrument: Instrument, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     telemetry = instrument()
@@ -386,7 +386,7 @@ def installations() -> int:
     return sum(type(item) is instrumentor._Installation for item in gc.get_objects())
 
 
-def test_instrumenting_many_times_leaves_no_growth(tracer_provider: TracerProvider) -> None:
+def test_instrumenting_many_times_does_not_grow_memory(tracer_provider: TracerProvider) -> None:
     before, finders, left = functions(), len(sys.meta_path), installations()
     for _ in range(50):
         ModelForgeInstrumentor().instrument(tracer_provider=tracer_provider, skip_dep_check=True)
@@ -396,7 +396,7 @@ def test_instrumenting_many_times_leaves_no_growth(tracer_provider: TracerProvid
     assert installations() == left
 
 
-def test_instrumenting_many_times_before_the_import_leaves_no_growth(
+def test_instrumenting_many_times_before_the_import_does_not_grow_memory(
     not_imported: Callable[[], ModuleType],
 ) -> None:
     left = installations()
@@ -407,7 +407,7 @@ def test_instrumenting_many_times_before_the_import_leaves_no_growth(
     not_imported()
 
 
-def test_uninstrumenting_before_the_import_lets_go_of_the_providers(not_imported: Callable[[], ModuleType]) -> None:
+def test_uninstrumenting_before_the_import_releases_the_providers(not_imported: Callable[[], ModuleType]) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     ModelForgeInstrumentor().instrument(tracer_provider=provider, skip_dep_check=True)
     ModelForgeInstrumentor().uninstrument()
@@ -418,7 +418,7 @@ def test_uninstrumenting_before_the_import_lets_go_of_the_providers(not_imported
     not_imported()
 
 
-def test_two_threads_that_instrument_at_once_wrap_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_threads_that_instrument_simultaneously_wrap_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     before = functions()
     both = threading.Barrier(2)
     check = instrumentor.check_keywords
@@ -470,7 +470,7 @@ def test_instrumenting_and_uninstrumenting_in_many_threads_leaves_no_patch() -> 
     assert left == set()
 
 
-# --- What is wrong ---
+# --- Errors ---
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ def test_instrumenting_and_uninstrumenting_in_many_threads_leaves_no_patch() -> 
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_wrong_option_is_an_error_that_names_it_and_nothing_is_patched(
+def test_an_invalid_option_is_an_error_that_names_it_and_nothing_is_patched(
     options: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     before = functions()
@@ -498,7 +498,7 @@ def test_a_wrong_option_is_an_error_that_names_it_and_nothing_is_patched(
     assert not ModelForgeInstrumentor().is_instrumented_by_opentelemetry
 
 
-def test_after_a_wrong_option_a_right_one_works(instrument: Instrument) -> None:
+def test_a_valid_option_works_after_an_invalid_one(instrument: Instrument) -> None:
     before = functions()
     with pytest.raises(TypeError):
         ModelForgeInstrumentor().instrument(skip_dep_check=True, nonsense=True)
@@ -506,7 +506,7 @@ def test_after_a_wrong_option_a_right_one_works(instrument: Instrument) -> None:
     assert changed(before) == PATCHED
 
 
-def test_the_versions_of_modelforge_it_knows() -> None:
+def test_the_supported_versions_of_modelforge() -> None:
     (dependency,) = ModelForgeInstrumentor().instrumentation_dependencies()
     requirement = Requirement(dependency)
     assert requirement.name == "model-forge-llm"
@@ -516,7 +516,7 @@ def test_the_versions_of_modelforge_it_knows() -> None:
 
 
 @pytest.mark.parametrize("version", ["1.9.0", "3.0.0"])
-def test_a_version_it_does_not_know_is_reported_and_left_alone(
+def test_an_unsupported_version_is_reported_and_not_patched(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: str
 ) -> None:
     from opentelemetry.instrumentation import dependencies
@@ -566,7 +566,7 @@ def test_a_broken_configuration_file_does_not_break_the_import(
     assert str(GLOBAL_CONFIG_FILE) in messages[0]
 
 
-def test_a_function_modelforge_no_longer_has_is_reported_and_the_rest_patched(
+def test_a_function_missing_from_modelforge_is_reported_and_the_rest_patched(
     not_imported: Callable[[], ModuleType],
     instrument: Instrument,
     monkeypatch: pytest.MonkeyPatch,
@@ -607,14 +607,14 @@ sys.meta_path.insert(0, Hider())
 
 @pytest.fixture
 def app(model_config: dict[str, Any], tmp_path: Path) -> Path:
-    """A program that calls a model of `provider_server`."""
+    """A program that calls a model on `provider_server`."""
     write_config(model_config)
     path = tmp_path / "app.py"
     path.write_text("import logging; logging.disable(logging.INFO)\n" + APP)
     return path
 
 
-def test_without_an_sdk_the_application_works_and_hears_nothing(python: Python, app: Path) -> None:
+def test_without_an_sdk_the_application_works_and_nothing_is_logged(python: Python, app: Path) -> None:
     app.write_text(
         HIDE_SDK
         + "from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor, is_otel_available\n"
@@ -644,7 +644,7 @@ def test_a_disabled_sdk_records_nothing(
 
 @pytest.fixture
 def zero_code(python: Python) -> Callable[..., tuple[str, str, list[dict[str, Any]]]]:
-    """Run a command under `opentelemetry-instrument`: what it printed, its errors, and its spans as they started."""
+    """Run a command under `opentelemetry-instrument` and return its output, errors, and spans in start order."""
     entry_points = metadata.entry_points(group="opentelemetry_instrumentor")
     if not any(point.value.startswith("opentelemetry_instrumentation_modelforge:") for point in entry_points):
         pytest.skip("opentelemetry-instrumentation-modelforge is not installed here, so nobody discovers it")
@@ -671,12 +671,12 @@ def zero_code(python: Python) -> Callable[..., tuple[str, str, list[dict[str, An
 
 
 def tree(spans: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
-    """Each span's name and its parent's."""
+    """Return each span's name and its parent's."""
     names = {span["context"]["span_id"]: span["name"] for span in spans}
     return [(span["name"], names.get(span["parent_id"])) for span in spans]
 
 
-def test_an_application_nobody_edited_is_traced(
+def test_an_unmodified_application_is_traced(
     zero_code: Callable[..., Any], app: Path, provider_server: ProviderServer
 ) -> None:
     output, errors, spans = zero_code(sys.executable, str(app))
@@ -696,7 +696,9 @@ def test_an_application_nobody_edited_is_traced(
     assert spans[1]["attributes"]["gen_ai.usage.input_tokens"] == 11
 
 
-def test_a_program_without_modelforge_imports_none_of_it(zero_code: Callable[..., Any], tmp_path: Path) -> None:
+def test_modelforge_is_not_imported_in_a_program_that_does_not_use_it(
+    zero_code: Callable[..., Any], tmp_path: Path
+) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import sys\nprint([n for n in sys.modules if n.partition('.')[0] in ('modelforge', 'langchain_core')])\n"
@@ -706,7 +708,7 @@ def test_a_program_without_modelforge_imports_none_of_it(zero_code: Callable[...
     assert zero_code(sys.executable, str(program)) == ("[]\nTrue\n", "", [])
 
 
-def test_it_can_be_left_out_by_name(zero_code: Callable[..., Any], tmp_path: Path) -> None:
+def test_it_can_be_disabled_by_name(zero_code: Callable[..., Any], tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor\n"
@@ -744,7 +746,7 @@ def test_modelforges_own_command_line_is_traced(
     assert call["attributes"]["modelforge.outcome"] == "completed"
     assert call["attributes"].get("gen_ai.request.stream", False) is stream
     assert call["status"] == {"status_code": "UNSET"}
-    # models.dev, which is not there.
+    # The request to models.dev, which is unreachable.
     assert {parent for name, parent in tree(spans) if name == "GET"} <= {"modelforge.get_llm"}
 
 

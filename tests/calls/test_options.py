@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What each option changes of a call's telemetry, and that it changes nothing else."""
+"""The effect of each option on a call's telemetry, and on nothing else."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def said(telemetry: Telemetry) -> dict[str, Any]:
 
 
 def model_requests(server: ProviderServer) -> list[dict[str, Any]]:
-    """Return the bodies of the requests to models, without those for models.dev."""
+    """Return the bodies of the requests to models, without those to models.dev."""
     return [request.body for request in server.requests if request.body]
 
 
@@ -60,7 +60,7 @@ def model_requests(server: ProviderServer) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("mode", STREAMS)
 @pytest.mark.parametrize("enhanced", [False, True])
-def test_a_stream_says_what_it_cost_where_usage_is_asked_for(
+def test_a_streams_cost_is_recorded_if_usage_is_requested(
     instrument: Instrument, priced: ModelForgeRegistry, provider_server: ProviderServer, mode: str, enhanced: bool
 ) -> None:
     telemetry = instrument(stream_usage=True)
@@ -78,7 +78,7 @@ def test_a_stream_says_what_it_cost_where_usage_is_asked_for(
     assert [point.sum for point in metrics[COST]] == [pytest.approx(PRICE)]
 
 
-def test_the_environment_can_ask_for_usage(
+def test_usage_can_be_requested_by_environment_variable(
     instrument: Instrument,
     registry: ModelForgeRegistry,
     provider_server: ProviderServer,
@@ -112,7 +112,7 @@ DECIDED: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("mode", STREAMS)
 @pytest.mark.parametrize("how", DECIDED)
-def test_an_application_that_does_not_want_usage_is_not_overruled(
+def test_an_application_that_declines_usage_is_not_overruled(
     instrument: Instrument, registry: ModelForgeRegistry, provider_server: ProviderServer, how: str, mode: str
 ) -> None:
     decide, kwargs = DECIDED[how]
@@ -139,7 +139,7 @@ def test_an_application_that_does_not_want_usage_is_not_overruled(
         *(({"stream_usage": True}, provider, mode) for provider in MODELS if provider != "openai" for mode in STREAMS),
     ],
 )
-def test_otherwise_the_request_is_as_without_instrumentation(
+def test_by_default_the_request_is_as_without_instrumentation(
     instrument: Instrument,
     registry: ModelForgeRegistry,
     provider_server: ProviderServer,
@@ -158,7 +158,7 @@ def test_otherwise_the_request_is_as_without_instrumentation(
     assert bodies() == uninstrumented
 
 
-def test_a_server_that_refuses_stream_options_gives_the_application_its_error(
+def test_the_error_of_a_server_that_rejects_stream_options_reaches_the_application(
     instrument: Instrument, registry: ModelForgeRegistry, provider_server: ProviderServer
 ) -> None:
     def reply(body: dict[str, Any]) -> Reply:
@@ -194,7 +194,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("mode", STREAMS)
 @pytest.mark.parametrize("how", COPIES)
-def test_what_is_made_of_a_model_asks_for_usage_too(
+def test_runnables_built_from_a_model_request_usage_too(
     instrument: Instrument, priced: ModelForgeRegistry, provider_server: ProviderServer, how: str, mode: str
 ) -> None:
     telemetry = instrument(stream_usage=True)
@@ -209,7 +209,7 @@ def test_what_is_made_of_a_model_asks_for_usage_too(
     "how", [copy.deepcopy, lambda llm: pickle.loads(pickle.dumps(llm))], ids=["deepcopy", "pickle"]
 )
 @pytest.mark.parametrize("mode", MODES)
-def test_a_deep_copy_of_a_model_has_its_own_answers(
+def test_a_deep_copy_of_a_model_records_its_own_answers(
     instrument: Instrument, registry: ModelForgeRegistry, how: Callable[[Any], Any], mode: str
 ) -> None:
     telemetry = instrument(stream_usage=True, metadata_keys=["tenant"])
@@ -220,7 +220,7 @@ def test_a_deep_copy_of_a_model_has_its_own_answers(
     assert attributes["modelforge.outcome"] == "completed"
 
 
-# --- What the caller calls it ---
+# --- Metadata, tags and run names ---
 
 CONFIG = {
     "metadata": {
@@ -251,7 +251,7 @@ COPIED = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("provider", MODELS)
-def test_metadata_tags_and_the_runs_name_are_on_the_model_span_where_they_are_named(
+def test_requested_metadata_tags_and_run_names_are_on_the_model_span(
     instrument: Instrument, registry: ModelForgeRegistry, provider: str, mode: str
 ) -> None:
     telemetry = instrument(metadata_keys=[*NAMED, "tags", "run_name"])
@@ -262,7 +262,7 @@ def test_metadata_tags_and_the_runs_name_are_on_the_model_span_where_they_are_na
     assert {name: type(value) for name, value in found.items()} == {name: type(v) for name, v in COPIED.items()}
     assert attributes["modelforge.tags"] == ("first", "second")
     assert attributes["modelforge.run_name"] == "greeting"
-    # Neither the get_llm span, which has no run, nor a metric, to which each value would add a series.
+    # Neither on the get_llm span, which has no run, nor on a metric, to which each value would add a series.
     assert not set(COPIED) & set(telemetry.span("modelforge.get_llm").attributes or {})
     for points in telemetry.metrics().values():
         for point in points:
@@ -270,7 +270,9 @@ def test_metadata_tags_and_the_runs_name_are_on_the_model_span_where_they_are_na
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_by_default_nothing_of_a_run_is_told(instrumented: Telemetry, registry: ModelForgeRegistry, mode: str) -> None:
+def test_by_default_a_runs_metadata_tags_and_name_are_not_recorded(
+    instrumented: Telemetry, registry: ModelForgeRegistry, mode: str
+) -> None:
     ask(get_llm(registry), mode, config=CONFIG)
     everything = instrumented.span(MODEL_SPAN).to_json() + str(instrumented.metrics())
     for text in ("u-17", "second", "greeting", "regions"):
@@ -278,7 +280,7 @@ def test_by_default_nothing_of_a_run_is_told(instrumented: Telemetry, registry: 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_metadata_is_on_every_metric_of_a_call_where_it_is_named(
+def test_requested_metadata_is_on_every_metric_of_a_call(
     instrument: Instrument, registry: ModelForgeRegistry, mode: str
 ) -> None:
     telemetry = instrument(metric_metadata_keys=["user_id", "tags", "run_name", "absent"], stream_usage=True)
@@ -297,7 +299,9 @@ def test_metadata_is_on_every_metric_of_a_call_where_it_is_named(
     assert "user_id" not in (model_spans(telemetry.spans())[0].attributes or {})
 
 
-def test_metadata_of_a_model_and_of_a_chain_count_too(instrument: Instrument, registry: ModelForgeRegistry) -> None:
+def test_metadata_of_a_model_and_of_a_chain_is_recorded_too(
+    instrument: Instrument, registry: ModelForgeRegistry
+) -> None:
     telemetry = instrument(metadata_keys=["tenant", "user_id", "tags"])
     llm: Any = get_llm(registry)
     llm.metadata = {"tenant": "acme"}
@@ -310,7 +314,7 @@ def test_metadata_of_a_model_and_of_a_chain_count_too(instrument: Instrument, re
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("enhanced", [False, True])
-def test_the_request_hook_sees_metadata_tags_and_the_runs_name(
+def test_the_request_hook_receives_metadata_tags_and_the_runs_name(
     instrument: Instrument, registry: ModelForgeRegistry, mode: str, enhanced: bool
 ) -> None:
     seen: list[dict[str, Any]] = []
@@ -323,11 +327,11 @@ def test_the_request_hook_sees_metadata_tags_and_the_runs_name(
     assert parameters["run_name"] == "greeting"
 
 
-# --- Less, and more ---
+# --- Less and more telemetry ---
 
 
 @pytest.mark.parametrize("mode", STREAMS)
-def test_the_time_between_chunks_need_not_be_measured(
+def test_the_time_between_chunks_can_be_left_out(
     instrument: Instrument, registry: ModelForgeRegistry, mode: str
 ) -> None:
     telemetry = instrument(chunk_metrics=False, stream_usage=True)
@@ -373,7 +377,7 @@ def test_the_details_event_is_for_debugging(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_enhanced_models_call_is_told_as_any_other(
+def test_an_enhanced_models_call_is_recorded_like_any_other(
     instrument: Instrument, registry: ModelForgeRegistry, provider_server: ProviderServer, mode: str
 ) -> None:
     provider_server.reply = Reply(cost=0.0042)

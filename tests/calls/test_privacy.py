@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What was said stays in the process unless it is asked for: it is in no span, metric, log record or log line."""
+"""Content stays in the process unless it is requested: it is in no span, metric, log record or log line."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ WAYS: dict[str, Callable[[Any], object]] = {
 
 
 def exported(telemetry: Telemetry) -> str:
-    """Return everything that left the process, as one text."""
+    """Return everything that left the process as one string."""
     spans = [span.to_json() for span in telemetry.spans()]
     logs = [record.to_json() for record in telemetry.logs()]
     metrics = [
@@ -84,7 +84,7 @@ def own_lines(caplog: pytest.LogCaptureFixture) -> str:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_by_default_nothing_that_was_said_leaves_the_process(
+def test_by_default_no_content_leaves_the_process(
     way: str,
     instrumented: Telemetry,
     registry: Any,
@@ -102,7 +102,7 @@ def test_by_default_nothing_that_was_said_leaves_the_process(
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
 @pytest.mark.parametrize("quoted", [PROMPT, PROMPT[:40], SYSTEM[4:], RESULT, ARGUMENT])
-def test_an_error_that_quotes_what_was_said_is_recorded_without_the_quotation(
+def test_an_error_that_quotes_content_is_recorded_without_the_quotation(
     way: str, quoted: str, instrumented: Telemetry, registry: Any, provider_server: ProviderServer
 ) -> None:
     provider_server.reply = refusal(quoted)
@@ -125,7 +125,7 @@ def refusal(quoted: str) -> Reply:
 
 @pytest.mark.parametrize("asked", ["by the option", "with content on spans"])
 @pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
-def test_the_text_of_an_error_is_recorded_where_it_is_asked_for(
+def test_an_error_message_is_recorded_if_requested(
     way: str,
     asked: str,
     instrument: Callable[..., Telemetry],
@@ -149,7 +149,7 @@ def test_the_text_of_an_error_is_recorded_where_it_is_asked_for(
 
 @pytest.mark.parametrize("mode", ["SPAN_ONLY", "EVENT_ONLY", "SPAN_AND_EVENT"])
 @pytest.mark.parametrize("way", ["invoke", "astream"])
-def test_what_is_asked_for_is_recorded_where_it_is_asked_for_and_nowhere_else(
+def test_requested_content_is_recorded_only_where_requested(
     mode: str,
     way: str,
     instrument: Callable[..., Telemetry],
@@ -179,7 +179,7 @@ def test_what_is_asked_for_is_recorded_where_it_is_asked_for_and_nowhere_else(
     assert OPENAI_KEY not in exported(telemetry)
 
 
-def test_an_event_without_content_can_be_asked_for(
+def test_an_event_without_content_can_be_requested(
     instrument: Callable[..., Telemetry], registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT", "true")
@@ -190,7 +190,7 @@ def test_an_event_without_content_can_be_asked_for(
     assert not any("messages" in name for name in event.attributes)
 
 
-def test_a_completion_hook_is_given_the_content_the_span_and_the_event(
+def test_a_completion_hook_receives_the_content_the_span_and_the_event(
     instrument: Callable[..., Telemetry], registry: Any, provider_server: ProviderServer
 ) -> None:
     given: list[dict[str, Any]] = []
@@ -224,7 +224,7 @@ def test_a_completion_hook_that_raises_changes_nothing(instrument: Callable[...,
     assert telemetry.span("langchain.llm.invoke").status.is_unset
 
 
-def test_redact_rewrites_what_is_captured_and_what_it_fails_on_is_not_sent(
+def test_redact_rewrites_captured_text_and_text_it_fails_on_is_dropped(
     instrument: Callable[..., Telemetry], registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_AND_EVENT")
@@ -242,7 +242,7 @@ def test_redact_rewrites_what_is_captured_and_what_it_fails_on_is_not_sent(
     assert "caramel" not in everything
 
 
-def test_content_is_cut_inside_the_json(
+def test_content_is_truncated_inside_the_json(
     instrument: Callable[..., Telemetry], registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
@@ -252,7 +252,7 @@ def test_content_is_cut_inside_the_json(
     assert message["parts"] == [{"type": "text", "content": "Tell no o…"}]
 
 
-def test_the_system_message_of_a_google_model_is_its_instructions(
+def test_the_system_message_of_a_google_model_is_recorded_as_system_instructions(
     instrument: Callable[..., Telemetry], registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
@@ -263,7 +263,7 @@ def test_the_system_message_of_a_google_model_is_its_instructions(
     assert [message["role"] for message in json.loads(attributes["gen_ai.input.messages"])] == ["user"]
 
 
-def test_a_redact_that_asks_a_model_is_not_asked_about_that(
+def test_a_model_call_inside_redact_is_neither_recorded_nor_redacted(
     instrument: Callable[..., Telemetry], registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")

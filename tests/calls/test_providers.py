@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The servers of `providers`, as ModelForge's own models see them without instrumentation."""
+"""The servers of `providers`, used by ModelForge's own models without instrumentation."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_reports_usage(registry: ModelForgeRegistry, provider_server: ProviderSe
         assert usage["output_token_details"]["reasoning"] == 3
 
 
-def test_openai_streams_no_usage_unless_asked(registry: ModelForgeRegistry) -> None:
+def test_openai_streams_no_usage_unless_requested(registry: ModelForgeRegistry) -> None:
     assert not any(chunk.usage_metadata for chunk in model(registry, "openai").stream("Hi"))
 
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an instrumented `get_llm` says, and that it returns and raises what it always did."""
+"""The telemetry of an instrumented `get_llm`, and that it returns and raises the same as without instrumentation."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def span_of(telemetry: Telemetry) -> ReadableSpan:
 
 
 def injected(llm: Any) -> list[BaseCallbackHandler]:
-    """Our handlers on a model."""
+    """Return our handlers on a model."""
     handlers = getattr(llm.callbacks, "handlers", llm.callbacks) or []
     return [handler for handler in handlers if isinstance(handler, OpenTelemetryCallback)]
 
@@ -84,7 +84,7 @@ OPENAI = {
 }
 
 
-def test_a_get_llm_is_an_internal_span_about_the_model(
+def test_a_get_llm_is_an_internal_span_with_the_models_attributes(
     registry: ModelForgeRegistry, instrumented: Telemetry, provider_server: ProviderServer
 ) -> None:
     get_llm(registry, "openai", "gpt-4o-mini")
@@ -127,7 +127,7 @@ def test_a_get_llm_is_an_internal_span_about_the_model(
         ),
     ],
 )
-def test_every_provider_is_named_as_the_conventions_do(
+def test_every_provider_has_the_name_that_the_conventions_define(
     registry: ModelForgeRegistry, instrumented: Telemetry, provider: str, model: str, expected: dict[str, Any]
 ) -> None:
     get_llm(registry, provider, model)
@@ -151,7 +151,7 @@ def test_every_provider_is_named_as_the_conventions_do(
     ids=["none", "None", "positions", "mixed", "keywords", "provider alone", "not normalized"],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_the_model_named_is_the_one_modelforge_resolved(
+def test_the_recorded_model_is_the_one_modelforge_resolved(
     registry: ModelForgeRegistry,
     instrumented: Telemetry,
     provider_server: ProviderServer,
@@ -176,7 +176,7 @@ def test_the_configuration_is_not_read_again(registry: ModelForgeRegistry, instr
     assert reads() == before
 
 
-def test_a_get_llm_is_a_child_of_the_callers_span_and_leaves_it_current(
+def test_a_get_llm_is_a_child_of_the_callers_span_which_stays_current(
     registry: ModelForgeRegistry, instrumented: Telemetry
 ) -> None:
     with instrumented.tracer.start_as_current_span("request") as request:
@@ -187,13 +187,13 @@ def test_a_get_llm_is_a_child_of_the_callers_span_and_leaves_it_current(
     assert parent.span_id == request.get_span_context().span_id
 
 
-def test_what_get_llm_does_is_under_its_span(registry: ModelForgeRegistry, instrumented: Telemetry) -> None:
+def test_requests_made_by_get_llm_are_under_its_span(registry: ModelForgeRegistry, instrumented: Telemetry) -> None:
     llm = get_llm(registry, enhanced=True)
     get, *nested = instrumented.spans()
     assert get.attributes is not None
     assert get.attributes["modelforge.enhanced"] is True
     assert type(llm).__name__ == "EnhancedLLM"
-    # models.dev is asked.
+    # There is a request to models.dev.
     assert nested
     assert {span.name for span in nested} == {"GET"}
     assert {span.parent.span_id for span in nested if span.parent} == {get.context.span_id}
@@ -211,9 +211,7 @@ def test_both_spans_carry_the_attributes_configured(
         assert {key: attributes[key] for key in ("team", "tier", "tags") if key in attributes} == expected
 
 
-def test_both_spans_carry_the_baggage_asked_for_and_no_more(
-    registry: ModelForgeRegistry, instrument: Instrument
-) -> None:
+def test_both_spans_carry_only_the_requested_baggage(registry: ModelForgeRegistry, instrument: Instrument) -> None:
     telemetry = instrument(baggage_keys=["tenant", "absent"])
     with baggage_set(tenant="acme", secret="hush"):
         get_llm(registry).invoke("Hi")
@@ -247,7 +245,9 @@ def test_the_credentials_in_a_base_url_stay_out_of_telemetry(
 # --- What get_llm returns ---
 
 
-def test_the_callback_is_added_whatever_the_user_gives(registry: ModelForgeRegistry, instrumented: Telemetry) -> None:
+def test_the_callback_is_added_to_any_callbacks_of_the_user(
+    registry: ModelForgeRegistry, instrumented: Telemetry
+) -> None:
     assert len(injected(get_llm(registry))) == 1
     assert len(injected(get_llm(registry, callbacks=None))) == 1
     assert len(injected(get_llm(registry, callbacks=[]))) == 1
@@ -255,7 +255,7 @@ def test_the_callback_is_added_whatever_the_user_gives(registry: ModelForgeRegis
 
 @pytest.mark.parametrize("position", [True, False], ids=["position", "keyword"])
 @pytest.mark.parametrize("make", [list, tuple, CallbackManager, AsyncCallbackManager])
-def test_the_callers_callbacks_are_called_and_not_changed(
+def test_the_callers_callbacks_are_called_and_not_modified(
     registry: ModelForgeRegistry, instrumented: Telemetry, make: Callable[[list[Any]], Any], position: bool
 ) -> None:
     recorder = Recorder()
@@ -279,7 +279,7 @@ def test_the_callers_callbacks_are_called_and_not_changed(
     instrumented.span("langchain.llm.invoke")
 
 
-def test_one_manager_given_for_two_models_stays_the_users(
+def test_one_manager_given_for_two_models_is_not_modified(
     registry: ModelForgeRegistry, instrumented: Telemetry
 ) -> None:
     manager = CallbackManager([])
@@ -288,7 +288,7 @@ def test_one_manager_given_for_two_models_stays_the_users(
     assert injected(one) != injected(two)
 
 
-def test_an_enhanced_model_has_one_span_a_call(registry: ModelForgeRegistry, instrumented: Telemetry) -> None:
+def test_an_enhanced_model_has_one_span_per_call(registry: ModelForgeRegistry, instrumented: Telemetry) -> None:
     recorder = Recorder()
     get_llm(registry, enhanced=True, callbacks=[recorder]).invoke("Hi")
     instrumented.span("langchain.llm.invoke")
@@ -342,7 +342,7 @@ def test_a_model_dumps_and_is_looked_up_in_langchains_cache_as_without_instrumen
 
 
 @pytest.mark.parametrize("spec", [None, registry_module.ChatOpenAI], ids=["without spec", "with spec"])
-def test_a_mock_passes_through_untouched(
+def test_a_mock_is_returned_unchanged(
     registry: ModelForgeRegistry, instrumented: Telemetry, caplog: pytest.LogCaptureFixture, spec: type | None
 ) -> None:
     caplog.set_level(logging.DEBUG, "opentelemetry_instrumentation_modelforge")
@@ -410,7 +410,7 @@ FAILURES: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, str], type
 
 
 @pytest.mark.parametrize("case", FAILURES)
-def test_a_failure_ends_the_span_as_an_error_and_reaches_the_caller(
+def test_a_failure_ends_the_span_with_an_error_and_reaches_the_caller(
     instrumented: Telemetry, redirected: None, model_config: dict[str, Any], case: str
 ) -> None:
     change, (provider, model), kind, attributes = FAILURES[case]
@@ -438,7 +438,7 @@ def test_a_failure_ends_the_span_as_an_error_and_reaches_the_caller(
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
-def test_without_a_current_model_there_is_no_model_to_name(
+def test_without_a_current_model_no_model_is_recorded(
     instrumented: Telemetry, redirected: None, model_config: dict[str, Any]
 ) -> None:
     del model_config["current_model"]
@@ -450,7 +450,7 @@ def test_without_a_current_model_there_is_no_model_to_name(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), RuntimeError(f"bad key {OPENAI_KEY}")])
-def test_whatever_is_raised_is_the_very_object_the_caller_gets(
+def test_the_exception_that_reaches_the_caller_is_the_original_object(
     registry: ModelForgeRegistry, instrumented: Telemetry, error: BaseException
 ) -> None:
     with (
@@ -469,7 +469,7 @@ def test_whatever_is_raised_is_the_very_object_the_caller_gets(
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("arguments", [("a", "b", "c", "d", "e", "f"), ({}, 5), (b"openai", "gpt-4o-mini")])
-def test_wrong_arguments_fail_as_without_instrumentation(
+def test_invalid_arguments_fail_as_without_instrumentation(
     registry: ModelForgeRegistry, instrument: Instrument, arguments: tuple[Any, ...]
 ) -> None:
     def failure() -> tuple[type[BaseException], str]:
@@ -487,7 +487,7 @@ def test_wrong_arguments_fail_as_without_instrumentation(
     [({}, "RuntimeError"), ({"error_messages": "full"}, "RuntimeError: bad key [REDACTED]")],
     ids=["safe", "full"],
 )
-def test_the_configured_key_stays_out_of_a_failure_whatever_it_looks_like(
+def test_the_configured_key_is_never_recorded_with_a_failure_whatever_its_format(
     instrument: Instrument,
     redirected: None,
     model_config: dict[str, Any],
@@ -511,7 +511,7 @@ def test_the_configured_key_stays_out_of_a_failure_whatever_it_looks_like(
     assert "horse" not in span.to_json()
 
 
-def test_the_error_that_the_application_was_handling_before_is_not_told(
+def test_the_error_that_the_application_was_already_handling_is_not_recorded(
     instrument: Instrument, redirected: None, model_config: dict[str, Any]
 ) -> None:
     telemetry = instrument(error_messages="full")
@@ -528,10 +528,10 @@ def test_the_error_that_the_application_was_handling_before_is_not_told(
     assert "customer" not in span.to_json()
 
 
-# --- Who calls it ---
+# --- Callers ---
 
 
-def test_a_registry_made_before_instrumentation_is_instrumented(
+def test_a_registry_created_before_instrumentation_is_instrumented(
     registry: ModelForgeRegistry, instrument: Instrument
 ) -> None:
     telemetry = instrument()
@@ -539,7 +539,7 @@ def test_a_registry_made_before_instrumentation_is_instrumented(
     assert [span.name for span in telemetry.spans()] == ["modelforge.get_llm", "langchain.llm.invoke", "POST"]
 
 
-def test_a_bound_method_taken_before_instrumentation_is_left_alone(
+def test_a_bound_method_obtained_before_instrumentation_is_not_instrumented(
     registry: ModelForgeRegistry, instrument: Instrument
 ) -> None:
     bound = registry.get_llm
@@ -561,7 +561,7 @@ def test_a_subclass_that_calls_super_has_one_span(
     span_of(instrumented)
 
 
-def test_a_subclass_that_resolves_models_its_own_way_is_named_by_what_it_resolved(
+def test_the_recorded_model_of_a_subclass_is_the_one_that_the_subclass_resolved(
     registry: ModelForgeRegistry, instrumented: Telemetry, provider_server: ProviderServer
 ) -> None:
     class Mine(ModelForgeRegistry):
@@ -572,9 +572,7 @@ def test_a_subclass_that_resolves_models_its_own_way_is_named_by_what_it_resolve
     assert span_of(instrumented).attributes == OPENAI | {"server.port": provider_server.port}
 
 
-def test_a_registry_used_inside_another_has_a_span_of_its_own(
-    registry: ModelForgeRegistry, instrumented: Telemetry
-) -> None:
+def test_a_registry_used_inside_another_has_its_own_span(registry: ModelForgeRegistry, instrumented: Telemetry) -> None:
     inner = ModelForgeRegistry()
 
     def make(**kwargs: Any) -> Any:
@@ -598,7 +596,7 @@ def test_a_suppressed_get_llm_has_no_span_and_no_callback(
     assert injected(llm) == []
 
 
-def test_an_unsampled_get_llm_still_yields_a_model_that_counts(
+def test_an_unsampled_get_llm_still_returns_a_model_whose_calls_are_measured(
     registry: ModelForgeRegistry, instrument: Instrument, tracer_provider: TracerProvider
 ) -> None:
     tracer_provider.sampler = ALWAYS_OFF
@@ -609,7 +607,9 @@ def test_an_unsampled_get_llm_still_yields_a_model_that_counts(
     assert point.count == 1
 
 
-def test_the_wrappers_are_introspected_as_what_they_wrap(registry: ModelForgeRegistry, instrument: Instrument) -> None:
+def test_introspection_of_the_wrappers_shows_the_wrapped_functions(
+    registry: ModelForgeRegistry, instrument: Instrument
+) -> None:
     def facts() -> list[Any]:
         return [
             (inspect.signature(f), f.__name__, f.__qualname__, f.__doc__, f.__module__, inspect.getsource(f))
@@ -624,7 +624,7 @@ def test_the_wrappers_are_introspected_as_what_they_wrap(registry: ModelForgeReg
 # --- Faults ---
 
 
-def test_a_configuration_of_a_strange_shape_does_not_stop_get_llm(
+def test_a_malformed_configuration_does_not_stop_get_llm(
     registry: ModelForgeRegistry, instrumented: Telemetry, caplog: pytest.LogCaptureFixture
 ) -> None:
     strange = mock.MagicMock()

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""With content off: neither what was said nor a credential is in a span, an event, a metric, a log record or a line."""
+"""With capture off, neither content nor a credential is in a span, an event, a metric, a log record or a log line."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ PROMPT = "Tell no one that the purple heron nests behind the third windmill"
 ANSWER = "Between the bells of noon a velvet turbine dreams"
 OWN_SECRET = "own secret of no shape"
 HEX_KEY = "9f8e7d6c5b4a39281706f5e4d3c2b1a0"
-"""As Azure's, which no shape tells from a hash."""
+"""A key like Azure's, whose format cannot be distinguished from a hash."""
 SECRET = f"{PROMPT}, {ANSWER}, {OPENAI_KEY}, {HEX_KEY}"
 
 
 def parts(*texts: str) -> Iterator[str]:
-    """Yield each text's middle and what a splitter would leave of it."""
+    """Yield each text's middle and the parts that splitting it would leave."""
     for text in texts:
         yield text[8:20]
         yield text[:12]
 
 
 def told(telemetry: Telemetry, lines: pytest.LogCaptureFixture) -> str:
-    """Return everything that left the process, as one text."""
+    """Return everything that left the process as one string."""
     spans = [span.to_json() for span in telemetry.spans()]
     records = [record.to_json() for record in telemetry.logs()]
     metrics = [
@@ -68,7 +68,7 @@ def assert_nothing_is_told(text: str) -> None:
 
 
 class Quoting(Exception):
-    """An exception that quotes in every place that an exception has."""
+    """An exception that quotes content in every place that an exception has."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, {"prompt": text})
@@ -105,7 +105,7 @@ HOOKS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("way", ["invoke", "stream"])
 @pytest.mark.parametrize("hook", HOOKS)
-def test_a_hook_that_raises_tells_nothing(
+def test_a_hook_that_raises_discloses_nothing(
     hook: str,
     way: str,
     instrument: Callable[..., Telemetry],
@@ -147,7 +147,7 @@ MODELS = {
 @pytest.mark.parametrize("way", ["invoke", "stream", "ainvoke"])
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("provider", MODELS)
-def test_a_faulty_answer_tells_nothing(
+def test_a_malformed_answer_discloses_nothing(
     provider: str,
     answer: str,
     way: str,
@@ -186,7 +186,7 @@ SPELLINGS = [
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("provider", MODELS)
-def test_the_text_of_an_error_has_no_credential(
+def test_a_recorded_error_message_contains_no_credential(
     provider: str,
     spelling: str,
     instrument: Callable[..., Telemetry],
@@ -210,12 +210,12 @@ IDENTIFIERS = ("id", "model", "system_fingerprint", "service_tier")
 
 @pytest.mark.parametrize("text", [PROMPT, "紫鹭在第三座风车后面筑巢", "purple heron", "a\nb"])
 @pytest.mark.parametrize("way", ["invoke", "stream"])
-def test_a_text_in_place_of_an_identifier_is_not_told(
+def test_text_in_place_of_an_identifier_is_not_recorded(
     way: str, text: str, instrumented: Telemetry, registry: Any, provider_server: ProviderServer
 ) -> None:
     said = dict.fromkeys(IDENTIFIERS, text)
     if text == "purple heron":
-        # Names of models have blanks, too: "Llama 3 8B Instruct".
+        # Model names contain spaces too: "Llama 3 8B Instruct".
         said["model"] = "m"
     choice = {"index": 0, "finish_reason": text}
     message = {"role": "assistant", "content": "Hello"}
@@ -313,7 +313,7 @@ class Raising(BaseCallbackHandler):
 
 @pytest.mark.parametrize("where", ["callback", "late callback", "transport", "client"])
 @pytest.mark.parametrize("kind", RAISED)
-def test_what_is_raised_in_a_call_tells_nothing_and_stays_as_it_is(
+def test_an_exception_raised_in_a_call_discloses_nothing_and_is_not_modified(
     kind: str,
     where: str,
     instrumented: Telemetry,
@@ -348,7 +348,7 @@ def test_what_is_raised_in_a_call_tells_nothing_and_stays_as_it_is(
     assert_nothing_is_told(text)
 
 
-def test_what_tools_and_parsers_raise_around_a_call_tells_nothing(
+def test_exceptions_of_tools_and_parsers_around_a_call_disclose_nothing(
     instrumented: Telemetry, registry: Any, provider_server: ProviderServer, lines: pytest.LogCaptureFixture
 ) -> None:
     provider_server.reply = Reply(text=ANSWER)
@@ -362,7 +362,7 @@ def test_what_tools_and_parsers_raise_around_a_call_tells_nothing(
     for chain in (llm | JsonOutputParser(), llm | RunnableLambda(lambda message: look_up.invoke(message.content))):
         with pytest.raises(Exception, match="velvet"):
             chain.invoke(PROMPT)
-        # What the application was handling is not told by the next call.
+        # The next call must not record the exception that the application was handling.
         try:
             chain.invoke(PROMPT)
         except Exception:
@@ -380,7 +380,7 @@ def test_what_tools_and_parsers_raise_around_a_call_tells_nothing(
 @pytest.mark.parametrize("options", [{}, {"span_names": "semconv"}], ids=["default", "semconv"])
 @pytest.mark.parametrize("provider", ["openai", "ollama", "google", "github_copilot"])
 @pytest.mark.parametrize("key", [OPENAI_KEY, f"gpt-4o?key={HEX_KEY}", f"https://u:{HEX_KEY}@host/m", OWN_SECRET])
-def test_a_key_in_a_name_is_not_told(
+def test_a_key_in_a_name_is_not_recorded(
     key: str,
     provider: str,
     options: dict[str, Any],
@@ -410,7 +410,7 @@ def test_a_key_in_a_name_is_not_told(
         except Exception as error:
             lines.clear()
             del error
-    # Whose secret it is that no model is named after, nobody knows.
+    # An unknown name resolves to no model, so OWN_SECRET cannot be recognized as a model's secret.
     for bad in (key, f"unknown {key}") if key != OWN_SECRET else ():
         with pytest.raises(Exception):  # noqa: B017, PT011
             get_llm(registry, provider, bad + "x")

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The parent of a stream whose first chunk is taken where another span is current, or none."""
+"""The parent of a stream whose first chunk is read while another span, or no span, is current."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def entry(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_a_stream_read_where_no_span_is_current_belongs_to_the_span_that_created_it(
+def test_a_stream_read_while_no_span_is_current_belongs_to_the_span_that_created_it(
     instrumented: Telemetry, entry: str
 ) -> None:
     with instrumented.tracer.start_as_current_span("creator") as creator:
@@ -52,7 +52,7 @@ def test_a_stream_read_where_no_span_is_current_belongs_to_the_span_that_created
     assert parent_of(instrumented.span(MODEL_SPAN)) == creator.get_span_context().span_id
 
 
-def test_a_stream_read_under_another_span_belongs_to_that_one(instrumented: Telemetry, entry: str) -> None:
+def test_a_stream_read_under_another_span_belongs_to_that_span(instrumented: Telemetry, entry: str) -> None:
     with instrumented.tracer.start_as_current_span("creator"):
         stream = start(entry)
     with instrumented.tracer.start_as_current_span("reader") as reader:
@@ -65,7 +65,7 @@ def test_a_stream_created_and_read_under_no_span_is_a_root(instrumented: Telemet
     assert instrumented.span(MODEL_SPAN).parent is None
 
 
-def test_reading_leaves_the_readers_context_as_it_was(instrumented: Telemetry) -> None:
+def test_reading_does_not_change_the_readers_context(instrumented: Telemetry) -> None:
     with instrumented.tracer.start_as_current_span("creator"):
         stream = start("stream")
     before = get_current()
@@ -75,7 +75,7 @@ def test_reading_leaves_the_readers_context_as_it_was(instrumented: Telemetry) -
 
 
 class Kept:
-    """A value of a context."""
+    """A value in a context."""
 
 
 def test_the_first_chunk_under_another_span_releases_the_context_of_the_creator(instrumented: Telemetry) -> None:
@@ -103,10 +103,10 @@ def created_in_a_context() -> tuple[Any, weakref.ref[Kept]]:
     return stream, weakref.ref(kept)
 
 
-def test_a_context_whose_tokens_restore_nothing_fails_no_call(
+def test_a_context_whose_tokens_restore_nothing_does_not_break_a_call(
     instrumented: Telemetry, monkeypatch: pytest.MonkeyPatch, entry: str
 ) -> None:
-    """Datadog's, which it puts in place of OpenTelemetry's: its ``attach`` returns a plain object."""
+    """Datadog's context, which replaces OpenTelemetry's, is an example: its ``attach`` returns a plain object."""
 
     def attach_for_good(context: Any) -> object:
         attach(context)

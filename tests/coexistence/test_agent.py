@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The example agent: model spans are where the model was called, and what tools do is not below a model."""
+"""The example agent: model spans are below the caller of the model, and spans of tools are not below a model."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ TREE = """\
 
 
 def load(name: str) -> ModuleType:
-    """A module of the example; other examples have modules of the same name."""
+    """Load a module of the example, because other examples have modules of the same name."""
     spec = importlib.util.spec_from_file_location(f"agent_{name}", EXAMPLE / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -120,7 +120,7 @@ def ways(app: ModuleType) -> dict[str, Callable[[], str]]:
 
 
 def tree(spans: list[ReadableSpan], parent: ReadableSpan) -> list[tuple[str, Any, list[Any]]]:
-    """The spans below one, in the order they started: name, ModelForge's name of the model, and those below them."""
+    """Return the spans below one, in start order: name, ModelForge's name of the model, and the spans below them."""
     return [
         (span.name, (span.attributes or {}).get("modelforge.model"), tree(spans, span))
         for span in spans
@@ -136,21 +136,21 @@ def below_request(telemetry: Telemetry, answer: Callable[[], str]) -> list[tuple
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
-def test_alone_all_is_below_the_caller_and_no_tool_below_a_model(
+def test_alone_all_spans_are_below_the_caller_and_no_tool_is_below_a_model(
     app: ModuleType, way: str, instrumented: Telemetry, nothing_left: None
 ) -> None:
     assert below_request(instrumented, ways(app)[way]) == ALONE
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
-def test_below_the_official_instrumentations_node_or_tool(
+def test_model_spans_are_below_the_official_instrumentations_node_or_tool(
     app: ModuleType, way: str, instrumented: Telemetry, with_langchain: None, nothing_left: None
 ) -> None:
     assert below_request(instrumented, ways(app)[way]) == WITH_LANGCHAIN
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
-def test_so_also_where_the_official_instrumentation_came_first(
+def test_model_spans_are_below_the_node_or_tool_if_the_official_instrumentation_came_first(
     app: ModuleType, way: str, with_langchain: None, instrumented: Telemetry, nothing_left: None
 ) -> None:
     assert below_request(instrumented, ways(app)[way]) == WITH_LANGCHAIN

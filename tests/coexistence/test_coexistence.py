@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Other instrumentations in the same process: one inference span a call, tokens counted once, and the tree right.
+"""Other instrumentations in the same process: one inference span per call, tokens counted once, and a correct tree.
 
-Each combination runs in a process of its own, where everything is instrumented and undone in every order.
+Each combination runs in its own process, where everything is instrumented and uninstrumented in every order.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def test_a_call_has_one_inference_span(names: tuple[str, ...], step: str) -> Non
 
 
 @_steps(OFFICIAL + THIRD_PARTIES, *ON)
-def test_that_span_says_what_only_modelforge_knows(names: tuple[str, ...], step: str) -> None:
+def test_the_inference_span_has_the_attributes_that_only_modelforge_knows(names: tuple[str, ...], step: str) -> None:
     def check(name: str, way: Way) -> None:
         provider, model, llm_type = (
             ("ollama", "llama3", "ollama") if name.startswith("ollama") else ("openai", "fast", "openai_compatible")
@@ -183,7 +183,7 @@ def test_spans_are_caller_inference_request(names: tuple[str, ...], step: str) -
             assert [ancestor["name"] for ancestor in ancestors][-1:] == ["caller"]
             assert len(ancestors) == 1 or ("langchain" in names and THEIRS in INSTRUMENTED[step])
         requests = _provider_requests(way)
-        # The request of a cancelled call, or of a stream that nobody reads to its end, may end after the recording.
+        # The request of a cancelled call or an unfinished stream may end after the recording.
         assert len(requests) == CALLS[name] or name.startswith(("closed", "cancelled", "unnamed"))
         assert {span["parent"] for span in requests} <= ids
 
@@ -191,7 +191,7 @@ def test_spans_are_caller_inference_request(names: tuple[str, ...], step: str) -
 
 
 @_steps(THIRD_PARTIES, *ON)
-def test_spans_of_third_parties_leave_the_tree_whole(names: tuple[str, ...], step: str) -> None:
+def test_spans_of_third_parties_do_not_break_the_tree(names: tuple[str, ...], step: str) -> None:
     def check(name: str, way: Way) -> None:
         spans, inferences = way["spans"], _inferences(way)
         ids = {span["id"] for span in inferences}
@@ -203,7 +203,7 @@ def test_spans_of_third_parties_leave_the_tree_whole(names: tuple[str, ...], ste
 
 
 @_steps(OFFICIAL + THIRD_PARTIES, *ON)
-def test_an_error_fails_the_span_and_nothing_else_does(names: tuple[str, ...], step: str) -> None:
+def test_an_inference_span_fails_exactly_if_its_call_fails(names: tuple[str, ...], step: str) -> None:
     def check(name: str, way: Way) -> None:
         statuses = {span["status"] for span in _inferences(way)}
         if name.startswith("error"):
@@ -225,10 +225,10 @@ def test_nothing_is_logged(names: tuple[str, ...], step: str) -> None:
 
 
 @_steps(OFFICIAL + THIRD_PARTIES, {THEIRS}, set())
-def test_uninstrumented_we_are_silent(names: tuple[str, ...], step: str) -> None:
+def test_we_record_nothing_after_uninstrumenting(names: tuple[str, ...], step: str) -> None:
     def check(name: str, way: Way) -> None:
         if not name.startswith("unnamed"):
-            # That one has a callback given by hand.
+            # The unnamed model has a callback passed by hand.
             assert [span["name"] for span in way["spans"] if span["scope"] == SCOPE] == []
             assert [point["name"] for point in way["metrics"] if point["scope"] == SCOPE and point["sum"]] == []
             assert [key for span in way["spans"] for key in span["attributes"] if key.startswith("modelforge.")] == []
@@ -237,7 +237,7 @@ def test_uninstrumented_we_are_silent(names: tuple[str, ...], step: str) -> None
 
 
 @_steps(OFFICIAL, {THEIRS})
-def test_uninstrumented_we_leave_the_others_working(names: tuple[str, ...], step: str) -> None:
+def test_the_others_keep_working_after_we_are_uninstrumented(names: tuple[str, ...], step: str) -> None:
     def check(name: str, way: Way) -> None:
         if name.startswith("unnamed") or (name.startswith("ollama") and "langchain" not in names):
             return
@@ -251,7 +251,7 @@ def test_uninstrumented_we_leave_the_others_working(names: tuple[str, ...], step
 
 
 @_steps(OFFICIAL, set())
-def test_with_all_undone_nothing_is_recorded(names: tuple[str, ...], step: str) -> None:
+def test_nothing_is_recorded_after_all_are_uninstrumented(names: tuple[str, ...], step: str) -> None:
     def check(name: str, way: Way) -> None:
         if not name.startswith("unnamed"):
             assert {span["scope"] for span in way["spans"]} <= {"caller", *HTTP}
@@ -260,14 +260,14 @@ def test_with_all_undone_nothing_is_recorded(names: tuple[str, ...], step: str) 
 
 
 @pytest.mark.parametrize("names", THIRD_PARTIES, ids="+".join)
-def test_third_parties_hear_as_much_as_before(names: tuple[str, ...]) -> None:
+def test_third_parties_record_as_much_as_before(names: tuple[str, ...]) -> None:
     recorded = _run(names)
     if names == ("langsmith",):
         assert "/runs/multipart" in recorded["langsmith"]
     elif names == ("langsmith-otel",):
         assert "langsmith" in recorded["later"]
     elif names == ("openllmetry-openai",):
-        # Silenced: it honours a key that we set.
+        # It is suppressed because it honors a key that we set.
         assert _third_party_spans(recorded, f"-{OURS}") > 0
         assert _third_party_spans(recorded, f"+{THEIRS}") == 0
     else:

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Logfire, whose providers can be neither hashed nor compared: the same spans as with the SDK."""
+"""Logfire, whose providers can be neither hashed nor compared, records the same spans as the SDK."""
 
 from __future__ import annotations
 

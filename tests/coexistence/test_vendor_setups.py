@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Vendors' set-ups: which model spans a call has beside them, and the switch by which it has one.
+"""Vendors' setups: which model spans a call has in addition to ours, and the switch that leaves only one.
 
-Each set-up runs in a process of its own, with the switch and without.
+Each setup runs in its own process, with the switch and without.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support import vendor_setups
 OURS = "opentelemetry_instrumentation_modelforge"
 HTTP = "opentelemetry.instrumentation.httpx"
 
-# The module that a set-up needs, and the scopes of the spans that a call has beside ours without the switch.
+# The module that a setup needs, and the scopes of the spans that a call has in addition to ours without the switch.
 SETUPS = {
     "langfuse": ("langfuse", ["langfuse-sdk"]),
     "logfire": ("logfire", ["logfire.openai"]),
@@ -34,7 +34,7 @@ SETUPS = {
     "phoenix": ("phoenix.otel", ["openinference.instrumentation.langchain", "openinference.instrumentation.openai"]),
     "traceloop": ("traceloop.sdk", ["opentelemetry.instrumentation.langchain"]),
 }
-# The spans that a vendor keeps apart from OpenTelemetry, for one call.
+# The spans that a vendor keeps separate from OpenTelemetry, for one call.
 APART = {
     "ddtrace": ("ddtrace", {"langchain.request", "openai.request"}),
     "mlflow": ("mlflow.langchain", {"ChatOpenAI", "Completions", "AsyncCompletions"}),
@@ -89,7 +89,7 @@ def test_with_the_switch_the_vendor_keeps_no_model_span_either(name: str) -> Non
 
 @pytest.mark.parametrize("name", SETUPS)
 @pytest.mark.parametrize("way", ["invoke", "stream"])
-def test_without_it_the_vendors_model_spans_stand_beside_ours(name: str, way: str) -> None:
+def test_without_the_switch_the_vendor_adds_model_spans_to_ours(name: str, way: str) -> None:
     spans = run(name, switched=False)["ways"][way]
     scopes = {span["scope"] for span in spans} - {"caller", OURS, HTTP}
     assert sorted(scopes) == SETUPS[name][1]
@@ -101,7 +101,7 @@ def test_without_it_the_vendors_model_spans_stand_beside_ours(name: str, way: st
 
 
 @pytest.mark.parametrize("name", APART)
-def test_without_it_the_vendor_keeps_model_spans_apart(name: str) -> None:
+def test_without_the_switch_the_vendor_keeps_separate_model_spans(name: str) -> None:
     recorded = run(name, switched=False)
     assert {span["name"] for span in recorded["vendor"]} - {"http.request"} == APART[name][1]
     for spans in recorded["ways"].values():

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`examples/jaeger` and `examples/backends`, run as their READMEs say, and the settings of each backend."""
+"""`examples/jaeger` and `examples/backends`, run as their READMEs describe, and the settings of each backend."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def runnable() -> None:
 
 
 class Intake(ThreadingHTTPServer):
-    """Stands for a backend: keeps where each request went, and what came with it."""
+    """A stand-in for a backend, which keeps the path, headers and body of each request."""
 
     def __init__(self) -> None:
         super().__init__((HOST, 0), _Handler)
@@ -93,7 +93,7 @@ def intake() -> Iterator[Intake]:
 # --- As processes ---
 
 
-# Each example once in each of its two ways: a process takes seconds.
+# Each example runs once in each of its two modes, because a process takes seconds.
 
 
 @pytest.mark.usefixtures("runnable")
@@ -121,7 +121,7 @@ def test_sends_to_jaeger(intake: Intake) -> None:
 
 
 @pytest.mark.usefixtures("runnable")
-def test_sends_to_a_backend_with_its_credentials_and_says_none_of_them(intake: Intake) -> None:
+def test_sends_to_a_backend_with_its_credentials_and_prints_none_of_them(intake: Intake) -> None:
     keys = {"LANGFUSE_PUBLIC_KEY": "pk-lf-1", "LANGFUSE_SECRET_KEY": "sk-lf-2"}
     result = run("backends", "langfuse", "--content", LANGFUSE_BASE_URL=intake.url, **keys)
     assert result.returncode == 0, result.stderr
@@ -145,7 +145,7 @@ def test_sends_to_a_backend_with_its_credentials_and_says_none_of_them(intake: I
     ],
     ids=["credential", "backend", "jaeger"],
 )
-def test_says_what_is_missing(example: str, arguments: tuple[str, ...], error: str) -> None:
+def test_reports_what_is_missing(example: str, arguments: tuple[str, ...], error: str) -> None:
     url = f"http://{HOST}:{unused_port()}"
     result = run(example, *(argument.format(url=url) for argument in arguments), PHOENIX_URL=url)
     assert result.returncode == 2
@@ -169,7 +169,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_headers_are_what_the_exporter_reads(name: str) -> None:
+def test_headers_are_in_the_form_that_the_exporter_reads(name: str) -> None:
     backend = BACKENDS[name]
     settings = backend.environment(dict.fromkeys(backend.needs, "a b=c,d"))
     headers = [value for variable, value in settings.items() if variable.endswith("_HEADERS")]
@@ -182,7 +182,7 @@ def test_headers_are_what_the_exporter_reads(name: str) -> None:
 )
 def test_a_credential_that_is_missing_is_named(name: str, variable: str) -> None:
     given = {needed: "x" for needed in BACKENDS[name].needs if needed != variable}
-    # An empty variable is not set.
+    # An empty variable counts as unset.
     for environment in (given, {**given, variable: ""}):
         with pytest.raises(MissingCredentialError, match=f"^{variable}, "):
             BACKENDS[name].environment(environment)
@@ -201,7 +201,7 @@ def test_the_documentation_has_the_same_settings(name: str) -> None:
     assert [section for section in sections if lines <= set(section.splitlines())] != []
 
 
-def test_the_hook_for_langfuse_gives_tokens_and_cost(
+def test_the_hook_for_langfuse_sets_tokens_and_cost(
     instrument: Callable[..., Telemetry], registry: Any, provider_server: ProviderServer
 ) -> None:
     telemetry = instrument(response_hook=backends_hook("for_langfuse"))

@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`docs/configuration.md` has every option, as the one list of options in `config.py` has it."""
+"""`docs/configuration.md` has every option in the list of options in `config.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS = {option.name: option for option in fields(Configuration)}
 
 
 def section_start(option: Field[Any]) -> str:
-    """Return what the section of an option begins with; more may follow."""
+    """Return the beginning of an option's section, which more text may follow."""
     option_type = option.metadata["type"]
     lines = [f"### `{option.name}`", "", option.metadata["doc"], "", f"- Values: {option_type.accepts}"]
     if default := default_of(option):
@@ -45,5 +45,5 @@ def test_every_section_is_of_an_option() -> None:
     assert sorted(re.findall(r"^### `(\w+)`$", PAGE, re.MULTILINE)) == sorted(OPTIONS)
 
 
-def test_the_summary_leads_to_every_option() -> None:
+def test_the_summary_links_to_every_option() -> None:
     assert sorted(re.findall(r"^\| .* \| \[`(\w+)`\]\(#\1\) \|$", PAGE, re.MULTILINE)) == sorted(OPTIONS)

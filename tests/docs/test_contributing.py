@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""CONTRIBUTING.md: its commands select tests that pass, and it names files and environments that are there."""
+"""CONTRIBUTING.md: its commands select tests that pass, and the files and environments it names exist."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_commands_run(command: list[str]) -> None:
         result = subprocess.run(
             [sys.executable, "-m", "pytest", *arguments],
             cwd=ROOT,
-            # Not those of the run that this test is part of.
+            # Without pytest's variables from the run that includes this test.
             env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
             capture_output=True,
             text=True,

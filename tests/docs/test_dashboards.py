@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The Grafana dashboard and the Prometheus alerts of docs/dashboards: their form, and when each alert fires."""
+"""The Grafana dashboard and the Prometheus alerts of docs/dashboards: their structure, and when each alert fires."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ UNITS = {
     "Calls without a cost": "percentunit",
     "Calls without token usage": "percentunit",
 }
-"""As Grafana calls them."""
+"""In Grafana's terms."""
 WIDTH = 24
 """Columns of Grafana's grid."""
 SELECTED = 'job=~"$service",gen_ai_provider_name=~"$provider",gen_ai_request_model=~"$model"'
-"""The selector in each query of the dashboard, which the page leaves out."""
+"""The selector in each query of the dashboard, which the page omits."""
 
 
 def _section(heading: str) -> str:
@@ -74,7 +74,7 @@ def test_the_variables_select_every_series_of_a_query(target: Mapping[str, Any])
     assert all(selector.endswith(f"{SELECTED}}}") for selector in metrics)
 
 
-def test_the_variables_are_the_data_source_the_service_the_provider_and_the_model() -> None:
+def test_the_variables_are_data_source_service_provider_and_model() -> None:
     source, *selections = DASHBOARD["templating"]["list"]
     assert (source["name"], source["type"], source["query"]) == ("datasource", "datasource", "prometheus")
     labels = {
@@ -98,14 +98,14 @@ def test_each_panel_has_its_unit_and_a_description() -> None:
     assert all(panel["description"] for panel in PANELS)
 
 
-def test_legends_name_labels_of_the_result() -> None:
+def test_legends_use_labels_of_the_result() -> None:
     for _, target in TARGETS:
         by = re.search(r"sum by \(([^)]*)\)", target["expr"])
         labels = set(by[1].split(", ")) - {"le"} if by else set()
         assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) == labels
 
 
-def test_panels_lie_side_by_side() -> None:
+def test_panels_do_not_overlap() -> None:
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
     cells: list[tuple[int, int]] = []
     for x, y, width, height in ([panel["gridPos"][name] for name in "xywh"] for panel in PANELS):
@@ -114,8 +114,8 @@ def test_panels_lie_side_by_side() -> None:
     assert len(set(cells)) == len(cells)
 
 
-def test_grafana_knows_every_field() -> None:
-    """Read the dashboard into Grafana's own types, which drop what they do not know."""
+def test_every_field_is_known_to_grafana() -> None:
+    """Read the dashboard into Grafana's own types, which drop unknown fields."""
     pytest.importorskip("grafana_foundation_sdk", reason="grafana-foundation-sdk is not installed")
     from grafana_foundation_sdk.cog.encoder import JSONEncoder
     from grafana_foundation_sdk.cog.plugins import register_default_plugins
@@ -127,7 +127,7 @@ def test_grafana_knows_every_field() -> None:
 
 
 def _differences(given: Any, known: Any, path: str = "") -> Iterator[str]:
-    """Yield the paths of what is given and not known, or known as something else."""
+    """Yield the paths of given values that are unknown, or known with a different value."""
     if isinstance(given, dict) and isinstance(known, dict):
         for name, value in given.items():
             yield from _differences(value, known.get(name, "not known"), f"{path}.{name}")
@@ -154,16 +154,16 @@ def promtool(*arguments: str | Path) -> None:
 
 
 def evaluate(folder: Path, given: Sequence[Mapping[str, str]], **expected: list[Any]) -> None:
-    """Check what Prometheus makes of some series, one sample a minute."""
+    """Check how Prometheus evaluates some series, with one sample per minute."""
     file = folder / "test.json"
-    # JSON is YAML, too.
+    # JSON is valid YAML.
     tests = [{"interval": "1m", "input_series": given, **expected}]
     file.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": tests}))
     promtool("test", "rules", file)
 
 
 def series(metric: str, per_minute: float, start: float = 0, minutes: int = 180, **labels: str) -> dict[str, str]:
-    """Return a series that grows by so much each minute, as promtool's tests have it."""
+    """Return a series that grows by this much each minute, in the notation of promtool's tests."""
     labels = {"job": "shop", "gen_ai_provider_name": "openai", "gen_ai_request_model": "gpt-4o-mini"} | labels
     selector = ",".join(f'{name}="{value}"' for name, value in labels.items())
     return {"series": f"{metric}{{{selector}}}", "values": f"{start}{per_minute:+}x{minutes}"}
@@ -178,7 +178,7 @@ def usage(per_minute: float) -> dict[str, str]:
 
 
 def histogram(metric: str, bounds: Sequence[str], fast: float, slow: float, **labels: str) -> list[dict[str, str]]:
-    """Return buckets with so many calls a minute below the first bound and so many between the last two."""
+    """Return buckets with given numbers of calls per minute below the first bound and between the last two."""
     counts = [fast] * (len(bounds) - 1) + [fast + slow]
     return [
         series(f"{metric}_bucket", count, le=bound, **labels)
@@ -191,12 +191,12 @@ DURATION, FIRST_CHUNK = (
     "gen_ai_client_operation_time_to_first_chunk_seconds",
 )
 BOUNDS = ("2.56", "5.12", "10.24", "20.48", "40.96", "81.92")
-"""The upper ones of the conventions' buckets."""
+"""The upper buckets of the conventions."""
 COST, STREAMS = "gen_ai_client_operation_cost_USD_sum", "modelforge_client_active_streams"
 MODEL = '{gen_ai_request_model="gpt-4o-mini"}'
 CANCELLED, REFUSED = "asyncio.exceptions.CancelledError", "openai.RateLimitError"
 
-# --- What the cost leaves out ---
+# --- Calls without a cost ---
 
 
 @needs_promtool
@@ -213,7 +213,7 @@ CANCELLED, REFUSED = "asyncio.exceptions.CancelledError", "openai.RateLimitError
 def test_the_share_of_calls_and_streams_without_usage(
     counted: float | None, streamed: float | None, shares: tuple[float, float | None], tmp_path: Path
 ) -> None:
-    """Of twenty calls a minute; failed and cached ones do not count."""
+    """There are twenty calls per minute, and failed and cached ones do not count."""
     given = [calls(20), calls(5, error_type=REFUSED), calls(5, modelforge_response_cached="true")]
     if counted is not None:
         given.append(usage(counted))
@@ -234,7 +234,7 @@ def test_the_share_of_calls_and_streams_without_usage(
 
 
 @needs_promtool
-def test_an_unknown_cost_is_told_from_no_cost(tmp_path: Path) -> None:
+def test_an_unknown_cost_differs_from_no_cost(tmp_path: Path) -> None:
     """A model without a price has no cost at all, and all of its calls are without one."""
     (cost,), (without,) = _queries()["Cost per hour"], _queries()["Calls without a cost"]
     evaluate(
@@ -300,15 +300,15 @@ def test_prometheus_reads_the_alerts() -> None:
 @needs_promtool
 @pytest.mark.parametrize(("firing", "given"), CASES)
 def test_alerts_fire(firing: set[str], given: Sequence[Mapping[str, str]], tmp_path: Path) -> None:
-    """After three hours, unless a series ends before."""
-    # The alert's name is the only label that the sum leaves.
+    """The alerts are evaluated after three hours, unless a series ends earlier."""
+    # The alert's name is the only label that the sum keeps.
     names = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(firing)]
     state = {"expr": 'sum by (alertname) (ALERTS{alertstate="firing"})', "eval_time": "180m", "exp_samples": names}
     evaluate(tmp_path, given, promql_expr_test=[state])
 
 
 @needs_promtool
-def test_alerts_say_what_is_wrong_where(tmp_path: Path) -> None:
+def test_alerts_describe_the_problem_and_its_place(tmp_path: Path) -> None:
     text = ALERTS.read_text(encoding="utf-8").partition("- alert: ModelCallsFail")[2].partition("- alert:")[0]
     alert = {
         "exp_labels": {"severity": "critical", "job": "shop", "gen_ai_request_model": "gpt-4o-mini"},
@@ -322,7 +322,7 @@ def test_alerts_say_what_is_wrong_where(tmp_path: Path) -> None:
         [calls(54), calls(6, error_type=REFUSED)],
         alert_rule_test=[
             {"eval_time": "30m", "alertname": "ModelCallsFail", "exp_alerts": [alert]},
-            # It waits for ten minutes.
+            # The alert waits for ten minutes.
             {"eval_time": "9m", "alertname": "ModelCallsFail", "exp_alerts": []},
         ],
     )

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The documentation: its code runs, and its reference names what is emitted and nothing else."""
+"""The documentation: its code runs, and its reference names exactly what is emitted."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from support.providers import ProviderServer, Reply
 from support.telemetry import Telemetry
 
 ELSEWHERE = {"celery.md", "fastapi.md", "metrics.md", "web.md"}
-"""Pages whose Python needs packages that only the tests of `services` have."""
+"""Pages whose Python needs packages that are only installed for the tests of `services`."""
 PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md")])
 
 PYTHON = python_examples(*(page for page in PAGES if page.name not in ELSEWHERE))
@@ -59,7 +59,7 @@ def test_settings_are_accepted(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if not target.startswith(("http://", "https://", "#")):
             assert (page.parent / target.partition("#")[0]).exists(), target
@@ -69,7 +69,7 @@ NAME = r"(?:gen_ai|openai|modelforge|server|error|exception)\.[a-z_.]+[a-z]"
 
 
 def _documented() -> set[str]:
-    """Return the names in the first two columns of the reference's tables and in what they say of values."""
+    """Return the names in the first two columns of the reference's tables and in their descriptions of values."""
     return set(re.findall(rf"`({NAME})`", (DOCS / "telemetry.md").read_text()))
 
 
@@ -88,7 +88,7 @@ def _emitted(telemetry: Telemetry) -> set[str]:
     return {name for name in names if re.fullmatch(NAME, name)}
 
 
-def test_the_reference_names_all_that_is_emitted_and_nothing_else(
+def test_the_reference_names_exactly_what_is_emitted(
     instrument: Callable[..., Telemetry],
     registry: Any,
     provider_server: ProviderServer,
@@ -114,13 +114,13 @@ def test_the_reference_names_all_that_is_emitted_and_nothing_else(
     ).invoke(
         "Hi",
         {
-            # langsmith names a prompt of its hub so.
+            # langsmith identifies a prompt of its hub by these keys.
             "metadata": {"thread_id": "7", "lc_hub_repo": "greeting", "lc_hub_commit_hash": "c0ffee"},
             "tags": ["beta"],
             "run_name": "greet",
         },
     )
-    # The server has no Responses API, and langchain-openai 0.3.0 refuses the parameter.
+    # The server has no Responses API, and langchain-openai 0.3.0 rejects the parameter.
     with pytest.raises((openai.NotFoundError, TypeError)):
         llm.bind(previous_response_id="resp_1").invoke("Hi")
     list(llm.stream("Hi"))
@@ -133,7 +133,7 @@ def test_the_reference_names_all_that_is_emitted_and_nothing_else(
     llm.invoke("Hi")
     llm.invoke("Hi")
     llm.cache = None
-    # As Anthropic's usage comes through an OpenAI-compatible gateway.
+    # This is how an OpenAI-compatible gateway reports Anthropic's usage.
     provider_server.reply = Reply(cache_write_tokens=3)
     llm.invoke("Hi")
     provider_server.reply = Reply(body=completion(service_tier="default"))

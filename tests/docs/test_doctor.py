@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The diagnosis command, in processes that are set up well and in those that are not."""
+"""The diagnosis command, in processes that are set up correctly and in ones that are not."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ SCHEMA = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What the command said."""
+    """The output of the command."""
 
     exit_code: int
     checks: dict[str, dict[str, Any]]
@@ -90,7 +90,7 @@ Python = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def doctor(python: Python) -> Doctor:
-    """Ask the doctor in a process that `opentelemetry-instrument` has started, with spans on the console."""
+    """Run the doctor in a process started by `opentelemetry-instrument`, with spans on the console."""
     if reason := lacking(instrumentors=("modelforge",)):
         pytest.skip(reason)
 
@@ -103,7 +103,7 @@ def doctor(python: Python) -> Doctor:
 
 @pytest.fixture
 def program(python: Python) -> Callable[..., Answer]:
-    """Ask the doctor at the end of a program, which nothing has set up."""
+    """Run the doctor at the end of a program that nothing else has set up."""
 
     def program(text: str, *options: str, **environment: str) -> Answer:
         return answer_of(python(*options, "-c", text + ASK, **environment))
@@ -130,14 +130,14 @@ def receiver(tmp_path: Path) -> Iterator[dict[str, int]]:
         assert process.stdout is not None
         yield json.loads(process.stdout.readline())
         process.communicate()
-    # Nothing but requests without data.
+    # Only requests without data arrived.
     assert {file.read_bytes() for file in directory.glob("*.pb")} <= {b""}
 
 
-# --- Spans will come ---
+# --- Spans are expected ---
 
 
-def test_a_process_that_is_set_up_well_has_no_problem(doctor: Doctor) -> None:
+def test_a_process_that_is_set_up_correctly_has_no_problem(doctor: Doctor) -> None:
     answer = doctor()
     assert answer.exit_code == 0
     assert answer.problems == []
@@ -156,7 +156,7 @@ def test_a_process_that_is_set_up_well_has_no_problem(doctor: Doctor) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "port"), [("grpc", "grpc"), ("http/protobuf", "http")])
-def test_an_endpoint_that_takes_spans_is_well(
+def test_an_endpoint_that_accepts_spans_is_no_problem(
     doctor: Doctor, receiver: dict[str, int], protocol: str, port: str
 ) -> None:
     answer = doctor(
@@ -172,7 +172,7 @@ def test_an_endpoint_that_takes_spans_is_well(
     ]
 
 
-def test_an_application_that_instruments_itself_is_well(program: Callable[..., Answer]) -> None:
+def test_an_application_that_instruments_itself_is_no_problem(program: Callable[..., Answer]) -> None:
     answer = program(
         """
 from opentelemetry import trace
@@ -190,7 +190,7 @@ ModelForgeInstrumentor().instrument(span_names="semconv")
     assert answer.checks["options"]["data"]["options"]["span_names"] == {"value": "'semconv'", "source": "instrument()"}
 
 
-def test_an_application_with_a_provider_of_its_own_is_well(program: Callable[..., Answer]) -> None:
+def test_an_application_with_its_own_provider_is_no_problem(program: Callable[..., Answer]) -> None:
     answer = program(
         """
 from opentelemetry.sdk.trace import TracerProvider
@@ -216,7 +216,7 @@ def test_the_screen_begins_with_the_verdict(python: Python) -> None:
     assert "\033" not in done.stdout
 
 
-# --- No spans: each cause by its name ---
+# --- No spans: each cause is named ---
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_variable_that_stops_spans_is_named(
 ) -> None:
     answer = doctor(**environment)
     assert answer.exit_code == 1
-    # OTEL_SDK_DISABLED leaves no exporter either.
+    # OTEL_SDK_DISABLED also leaves the process without an exporter.
     assert check in answer.problems
     assert set(answer.problems) <= {check, "exporters"}
     assert answer.checks[check]["detail"] == detail
@@ -310,7 +310,7 @@ def test_a_setting_that_stops_the_launcher_is_named(
         assert answer.checks[check]["remedy"] == remedy
 
 
-def test_a_configurator_that_is_not_there_is_named(doctor: Doctor) -> None:
+def test_a_missing_configurator_is_named(doctor: Doctor) -> None:
     answer = doctor(OTEL_PYTHON_CONFIGURATOR="none")
     assert answer.problems[0] == "recording"
     assert answer.checks["recording"]["detail"].startswith("nobody records: OTEL_PYTHON_CONFIGURATOR='none' names")
@@ -328,7 +328,7 @@ def test_a_configuration_file_without_a_tracer_provider_is_named(doctor: Doctor,
     )
 
 
-def test_a_process_without_the_launcher_is_told_to_use_it(python: Python) -> None:
+def test_the_launcher_is_proposed_for_a_process_without_it(python: Python) -> None:
     answer = answer_of(python(*COMMAND, "--json", **ON_CONSOLE))
     assert answer.problems == ["instrumentation", "recording"]
     check = answer.checks["instrumentation"]
@@ -349,7 +349,7 @@ def test_an_isolated_python_is_named(doctor: Doctor, option: str) -> None:
 
 
 def test_a_sitecustomize_in_front_of_the_launchers_is_named(doctor: Doctor, tmp_path: Path) -> None:
-    # As the launcher leaves it, with a directory put in front since.
+    # The launcher's PYTHONPATH, with another directory put in front of it later.
     (tmp_path / "sitecustomize.py").write_text("")
     inner = (
         "import os, subprocess, sys; os.environ['PYTHONPATH'] = sys.argv[1] + os.pathsep + os.environ['PYTHONPATH']; "
@@ -374,7 +374,7 @@ def test_a_vendors_launcher_is_named(python: Python, tmp_path: Path, vendor: str
     assert ("opentelemetry-instrument" if vendor == "newrelic" else "instrument()") in check["remedy"]
 
 
-def test_an_instrumented_application_without_an_sdk_is_told_that_nobody_records(program: Callable[..., Answer]) -> None:
+def test_a_missing_sdk_is_reported_for_an_instrumented_application(program: Callable[..., Answer]) -> None:
     answer = program(
         "from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor\n"
         "ModelForgeInstrumentor().instrument()\n",
@@ -389,7 +389,7 @@ def test_an_instrumented_application_without_an_sdk_is_told_that_nobody_records(
 
 @pytest.fixture
 def environment_without(tmp_path: Path) -> Callable[..., tuple[str, str]]:
-    """Make an environment that lacks what the patterns name; return its Python and its path."""
+    """Make an environment without the packages that match the patterns, and return its Python and its path."""
 
     def make(*patterns: str) -> tuple[str, str]:
         environment, packages = tmp_path / "environment", tmp_path / "packages"
@@ -399,7 +399,7 @@ def environment_without(tmp_path: Path) -> Callable[..., tuple[str, str]]:
         packages.mkdir()
         left_out = {path.name for pattern in patterns for path in SITE.glob(pattern)}
         assert left_out
-        # The package itself is in the site directory, or elsewhere if it is installed for editing.
+        # The package itself is in the site directory, or elsewhere if it is an editable install.
         for entry in {entry.name: entry for entry in (*SITE.iterdir(), PACKAGE)}.values():
             if entry.name not in left_out and entry.suffix != ".pth":
                 (packages / entry.name).symlink_to(entry)
@@ -439,7 +439,7 @@ def environment_without(tmp_path: Path) -> Callable[..., tuple[str, str]]:
     ],
     ids=["ModelForge without metadata", "no ModelForge", "no distribution", "this package without metadata"],
 )
-def test_a_package_that_is_missing_is_named(
+def test_a_missing_package_is_named(
     python: Python,
     environment_without: Callable[..., tuple[str, str]],
     left_out: str,
@@ -455,7 +455,7 @@ def test_a_package_that_is_missing_is_named(
     assert answer.checks[check]["remedy"].startswith(remedy)
 
 
-def test_a_version_of_modelforge_that_is_not_known_is_named(doctor: Doctor, tmp_path: Path) -> None:
+def test_an_unsupported_version_of_modelforge_is_named(doctor: Doctor, tmp_path: Path) -> None:
     answer = doctor(PYTHONPATH=with_distribution(tmp_path, "model-forge-llm", "3.0.0"))
     assert answer.problems == ["modelforge", "instrumentation"]
     assert answer.checks["modelforge"]["detail"] == (
@@ -464,7 +464,7 @@ def test_a_version_of_modelforge_that_is_not_known_is_named(doctor: Doctor, tmp_
     assert answer.checks["modelforge"]["data"] == {"version": "3.0.0", "supported": "<3,>=2.0.0"}
 
 
-def test_versions_that_do_not_go_together_are_named(doctor: Doctor, tmp_path: Path) -> None:
+def test_incompatible_versions_are_named(doctor: Doctor, tmp_path: Path) -> None:
     answer = doctor(
         PYTHONPATH=with_distribution(
             tmp_path, "opentelemetry-exporter-old", "1.0", requires="opentelemetry-sdk ~= 1.2.0"
@@ -479,7 +479,7 @@ def test_versions_that_do_not_go_together_are_named(doctor: Doctor, tmp_path: Pa
 
 
 def with_distribution(directory: Path, name: str, version: str, *, requires: str = "", entry_points: str = "") -> str:
-    """Return a path on which a distribution with this metadata comes first."""
+    """Return a path whose first entry contains a distribution with this metadata."""
     metadata = directory / "site" / f"{name.replace('-', '_')}-{version}.dist-info"
     metadata.mkdir(parents=True)
     required = f"Requires-Dist: {requires}\n" if requires else ""
@@ -492,7 +492,7 @@ def with_distribution(directory: Path, name: str, version: str, *, requires: str
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_an_endpoint_that_nobody_listens_at_is_named(doctor: Doctor, protocol: str) -> None:
+def test_an_endpoint_without_a_listener_is_named(doctor: Doctor, protocol: str) -> None:
     port = unused_port()
     answer = doctor(
         **TO_RECEIVER,
@@ -526,7 +526,7 @@ def test_a_port_of_the_other_protocol_is_named(
     assert answer.checks["exporters"]["remedy"].startswith(remedy)
 
 
-def test_a_metrics_endpoint_that_is_dead_stops_no_span(doctor: Doctor) -> None:
+def test_an_unreachable_metrics_endpoint_is_only_a_warning(doctor: Doctor) -> None:
     answer = doctor(
         OTEL_METRICS_EXPORTER="otlp",
         OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"http://127.0.0.1:{unused_port()}",
@@ -536,7 +536,7 @@ def test_a_metrics_endpoint_that_is_dead_stops_no_span(doctor: Doctor) -> None:
     assert "exporters" in answer.warnings
 
 
-def test_two_exporters_to_one_place_are_named(doctor: Doctor) -> None:
+def test_two_exporters_to_the_same_destination_are_named(doctor: Doctor) -> None:
     program = """
 from opentelemetry import trace
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
@@ -550,7 +550,7 @@ trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(ConsoleSpanEx
 # --- Options, and what the models will report ---
 
 
-def test_the_options_have_their_sources(doctor: Doctor, model_config: dict[str, Any]) -> None:
+def test_the_options_are_shown_with_their_sources(doctor: Doctor, model_config: dict[str, Any]) -> None:
     write_config(model_config | {"settings": {"opentelemetry": {"span_names": "semconv", "chunk_events": "rarely"}}})
     answer = doctor(OTEL_PYTHON_MODELFORGE_STREAM_USAGE="true", OTEL_PYTHON_MODELFORGE_STREAM_USEAGE="true")
     check = answer.checks["options"]
@@ -563,7 +563,7 @@ def test_the_options_have_their_sources(doctor: Doctor, model_config: dict[str, 
     first, second = check["data"]["warnings"]
     assert "chunk_events='rarely' is ignored: expected `first`, `all` or `off`" in first
     assert "did you mean OTEL_PYTHON_MODELFORGE_STREAM_USAGE?" in second
-    # It is a row, and not a line of the log as well.
+    # It is only reported as a row, and not also logged.
     assert "is ignored" not in answer.logged.replace(first, "", 1).replace(second, "", 1)
 
 
@@ -609,7 +609,7 @@ def test_transports_that_are_not_instrumented_are_named(
         ("true", "warning", "is not one of SPAN_ONLY, EVENT_ONLY and SPAN_AND_EVENT"),
     ],
 )
-def test_capture_of_content_is_told(doctor: Doctor, value: str, state: str, detail: str) -> None:
+def test_capture_of_content_is_reported(doctor: Doctor, value: str, state: str, detail: str) -> None:
     answer = doctor(OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=value)
     assert answer.checks["content"]["state"] == state
     assert detail in answer.checks["content"]["detail"]
@@ -618,7 +618,7 @@ def test_capture_of_content_is_told(doctor: Doctor, value: str, state: str, deta
 # --- Patches ---
 
 
-def test_a_function_that_langchain_does_not_have_is_named(program: Callable[..., Answer]) -> None:
+def test_a_function_missing_from_langchain_is_named(program: Callable[..., Answer]) -> None:
     answer = program(
         """
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -651,7 +651,7 @@ ModelForgeInstrumentor().instrument()
 # --- Second spans ---
 
 
-def test_instrumentations_that_make_second_spans_are_named(doctor: Doctor, tmp_path: Path) -> None:
+def test_instrumentations_that_create_second_spans_are_named(doctor: Doctor, tmp_path: Path) -> None:
     others = [
         ("OpenLLMetry", "opentelemetry-instrumentation-langchain", "langchain", "ChatOpenAI.chat"),
         ("OpenInference", "openinference-instrumentation-langchain", "langchain", "ChatOpenAI"),
@@ -675,7 +675,7 @@ def test_langsmith_with_spans_of_its_own_is_named(doctor: Doctor) -> None:
     assert "export LANGSMITH_TRACING_MODE=langsmith" in answer.checks["second_spans"]["remedy"]
 
 
-def test_calls_that_would_make_second_spans_are_told(doctor: Doctor, tmp_path: Path) -> None:
+def test_function_calls_that_would_create_second_spans_are_reported(doctor: Doctor, tmp_path: Path) -> None:
     for distribution in ("openlit", "traceloop-sdk", "logfire", "mlflow", "langfuse", "arize-phoenix-otel"):
         path = with_distribution(tmp_path, distribution, "9.9")
     check = doctor(PYTHONPATH=path).checks["second_spans"]
@@ -692,10 +692,10 @@ def test_calls_that_would_make_second_spans_are_told(doctor: Doctor, tmp_path: P
     assert all(note in check["detail"] for note in notes)
 
 
-# --- What it must not do ---
+# --- What the doctor must not do ---
 
 
-def test_no_credential_is_told(python: Python, model_config: dict[str, Any], receiver: dict[str, int]) -> None:
+def test_no_credential_is_shown(python: Python, model_config: dict[str, Any], receiver: dict[str, int]) -> None:
     password, header = "hunter2hunter2", "Bearer 0123456789abcdefghijklmnop"
     model_config["providers"]["openai"]["base_url"] = f"https://user:{password}@api.example.com/v1"
     model_config["settings"] = {"opentelemetry": {"attributes": {"api_key": OPENAI_KEY}, "cost": OPENROUTER_KEY}}

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The examples `streaming` and `custom_callback`, run as `./run` runs them."""
+"""The examples `streaming` and `custom_callback`, run in the same way as by `./run`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def outputs() -> Outputs:
 
 
 LATER_CHUNK = re.compile(r"^.*─ modelforge\.chunk [1-9].*\n", re.MULTILINE)
-"""The line of a chunk that is an event with `--chunk-events=all` only."""
+"""The line of a chunk that is an event only with `--chunk-events=all`."""
 
 
 @pytest.mark.parametrize(

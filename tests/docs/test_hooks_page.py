@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pages on hooks, sampling and logs: what their examples do."""
+"""The behavior of the examples on the pages on hooks, sampling and logs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Instrument = Callable[..., Telemetry]
 
 
 def example(page: str, name: str, **names: Any) -> dict[str, Any]:
-    """Run the example of a page that defines ``name``, and return its names. It does not instrument."""
+    """Run a page's example that defines ``name``, and return its namespace. It does not instrument."""
 
     class Instrumentor:
         def instrument(self, **options: Any) -> None: ...
@@ -39,7 +39,7 @@ def model_span(telemetry: Telemetry) -> Any:
     return next(span for span in telemetry.spans() if span.name == "langchain.llm.invoke")
 
 
-def test_the_request_hook_tells_the_size_and_the_tools(instrument: Instrument, registry: Any) -> None:
+def test_the_request_hook_records_the_size_and_the_tools(instrument: Instrument, registry: Any) -> None:
     telemetry = instrument(request_hook=example("hooks.md", "def request_hook(")["request_hook"])
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
     get_llm(registry, "openai", "gpt-4o-mini").bind_tools([tool]).invoke("Hello")
@@ -51,7 +51,7 @@ def test_the_request_hook_tells_the_size_and_the_tools(instrument: Instrument, r
     }
 
 
-def test_the_response_hook_marks_a_refusal_and_a_cut_answer(
+def test_the_response_hook_marks_a_refusal_and_a_truncated_answer(
     instrument: Instrument, registry: Any, provider_server: ProviderServer
 ) -> None:
     telemetry = instrument(response_hook=example("hooks.md", "def response_hook(")["response_hook"])
@@ -70,7 +70,7 @@ def test_redact_replaces_addresses_and_numbers() -> None:
     assert redact("Ask ada@example.org or +49 30 1234567 for 12 of them.") == "Ask <e-mail> or <phone> for 12 of them."
 
 
-def test_the_cost_function_prices_its_own_models_alone(instrument: Instrument, registry: Any) -> None:
+def test_the_cost_function_prices_only_its_own_models(instrument: Instrument, registry: Any) -> None:
     telemetry = instrument(cost=example("hooks.md", "def cost(")["cost"])
     get_llm(registry, "openai", "gpt-4o-mini").invoke("Hello")
     # 11 input tokens, 4 of them cached, and 7 output tokens.
@@ -96,7 +96,7 @@ def test_only_failed_spans_are_exported(registry: Any, provider_server: Provider
     provider.shutdown()
 
 
-def test_a_line_has_the_ids_of_the_span_that_is_current(
+def test_a_log_line_has_the_ids_of_the_current_span(
     instrument: Instrument, registry: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = logging.getLogger()

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The example application, run as `./run demo` runs it."""
+"""The example application, run in the same way as by `./run demo`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         capture_output=True,
         check=False,
         encoding="utf-8",
-        # As wide as it takes for a span to stay in its line.
+        # Wide enough that each span fits on one line.
         env={**os.environ, "COLUMNS": "200", **environment},
         timeout=180,
     )
@@ -87,7 +87,7 @@ def test_real_provider_needs_a_key() -> None:
 
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
-    """Run the example with another application."""
+    """Run the example with a different application."""
     monkeypatch.syspath_prepend(EXAMPLES)
     names = runpy.run_path(str(QUICKSTART / "__main__.py"), run_name="quickstart")
     monkeypatch.setitem(names["main"].__globals__, "HERE", tmp_path)
@@ -99,7 +99,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     return main
 
 
-def test_real_provider_is_asked_with_the_users_key(
+def test_real_provider_is_called_with_the_users_key(
     main: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
@@ -113,14 +113,16 @@ print(os.environ["MODELFORGE_OPENAI_API_KEY"], config["current_model"], config["
     assert expected in capfd.readouterr().out
 
 
-def test_fails_as_the_application_does(main: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
+def test_fails_with_the_exit_code_of_the_application(
+    main: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main("import sys; print('no such city', file=sys.stderr); sys.exit(3)") == 3
     error = capfd.readouterr().err
     assert error.startswith("no such city\n")
     assert "python programmatic.py failed with exit code 3" in error
 
 
-def test_fails_where_no_span_arrives(main: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
+def test_fails_if_no_span_arrives(main: Callable[..., int], capfd: pytest.CaptureFixture[str]) -> None:
     assert main("") == 1
     assert "error: 0 spans arrived, without modelforge.get_llm, langchain.llm.invoke.\n" in capfd.readouterr().err
 
@@ -149,7 +151,7 @@ def test_collector_reads_compressed_bodies() -> None:
 SPAN = {"start_ns": 0, "end_ns": 2_000_000}
 
 
-def test_tree_is_that_of_the_package() -> None:
+def test_tree_looks_like_that_of_the_package() -> None:
     spans = [
         tree.Span(name="get_llm", span_id="2", parent_id="1", start_ns=10, end_ns=20),
         tree.Span(name="call", span_id="3", parent_id="1", start_ns=20, end_ns=30, links=("2",), failed=True),
@@ -162,7 +164,7 @@ def test_tree_is_that_of_the_package() -> None:
     ]
 
 
-def test_nothing_is_shown_of_nothing() -> None:
+def test_nothing_is_shown_without_spans_and_metrics() -> None:
     assert tree.format_trees([]) == []
     assert tree.format_metrics([]) == []
 

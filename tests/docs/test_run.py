@@ -23,7 +23,7 @@ if os.name != "posix":
     pytest.skip("`run` is a POSIX shell script", allow_module_level=True)
 
 TIMEOUT = 120
-"""Seconds to wait for what happens soon, unless the test is about to fail."""
+"""Seconds to wait for something that happens soon, unless the test is about to fail."""
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/__main__.py"))
 
 ENDLESS = {
@@ -83,7 +83,7 @@ def start(project: Path) -> Iterator[Run]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A process group to interrupt as a terminal does.
+            # A process group that can be interrupted as by a terminal.
             start_new_session=True,
         )
         started.append(process)
@@ -97,7 +97,7 @@ def start(project: Path) -> Iterator[Run]:
 
 @pytest.fixture
 def run(start: Run) -> Callable[..., Any]:
-    """Run `./run` to its end, and return its exit code, output and errors."""
+    """Run `./run` to completion, and return its exit code, output and errors."""
 
     def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
         process = start(*arguments, **environment)
@@ -114,7 +114,7 @@ def shows(name: str) -> str:
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
-def test_help_says_what_each_example_shows(option: str, run: Callable[..., Any]) -> None:
+def test_help_describes_what_each_example_shows(option: str, run: Callable[..., Any]) -> None:
     status, output, errors = run(option)
     assert (status, errors) == (0, "")
     lines = {name: line for name, _, line in (line.strip().partition(" ") for line in output.splitlines())}
@@ -144,7 +144,7 @@ def test_an_interrupt_of_an_example_ends_quietly(start: Run) -> None:
     assert (process.returncode, errors) == (130, "")
 
 
-def test_an_interrupt_of_the_set_up_ends_quietly(start: Run, project: Path) -> None:
+def test_an_interrupt_of_the_setup_ends_quietly(start: Run, project: Path) -> None:
     os.mkfifo(installing := project / "installing")
     python(project, f"echo begun > '{installing}'; exec sleep {TIMEOUT}")
     (project / ".venv" / "set-up").unlink()
@@ -155,7 +155,7 @@ def test_an_interrupt_of_the_set_up_ends_quietly(start: Run, project: Path) -> N
     assert process.returncode == 130
 
 
-def test_a_closed_pipe_is_no_traceback(start: Run) -> None:
+def test_a_closed_pipe_causes_no_traceback(start: Run) -> None:
     process = start("endless")
     assert process.stdout is not None
     assert process.stderr is not None
@@ -165,7 +165,7 @@ def test_a_closed_pipe_is_no_traceback(start: Run) -> None:
     assert process.stderr.read() == ""
 
 
-def test_no_network_is_said_in_one_line(run: Callable[..., Any], project: Path) -> None:
+def test_a_missing_network_is_reported_in_one_line(run: Callable[..., Any], project: Path) -> None:
     pytest.importorskip("pip")
     (project / ".venv" / "set-up").unlink()
     status, output, errors = run(
@@ -181,9 +181,9 @@ def test_no_network_is_said_in_one_line(run: Callable[..., Any], project: Path) 
     assert errors == "Updating .venv\nrun: no network: pip does not reach the package index (.venv.log)\n"
 
 
-def test_an_old_virtual_environment_is_made_anew(run: Callable[..., Any], project: Path) -> None:
+def test_an_outdated_virtual_environment_is_recreated(run: Callable[..., Any], project: Path) -> None:
     old = project / ".venv" / "bin" / "python"
-    # As a Python that is too old answers, and one whose packages are another version's.
+    # A Python that is too old, or whose packages are of another version, exits like this.
     old.write_text("#!/bin/sh\nexit 1\n")
     status, _, errors = run("endless", PIP_CONFIG_FILE=os.devnull, PIP_FIND_LINKS="", PIP_NO_INDEX="1")
     assert status == 1

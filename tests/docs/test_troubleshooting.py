@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The troubleshooting page: each symptom is there, and gone once the page's own remedy is applied."""
+"""The troubleshooting page: each symptom occurs, and disappears once the page's own remedy is applied."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ ZeroCode = Callable[..., CompletedProcess[str]]
 
 
 def remedies(heading: str) -> list[str]:
-    """The Python of a section of the page."""
+    """Return the Python code of a section of the page."""
     return re.findall(r"```python\n(.*?)```", SECTIONS[heading], re.DOTALL)
 
 
 def question(heading: str) -> str:
-    """The program that a section's command line runs."""
+    """Return the program that a section's command line runs."""
     (program,) = re.findall(r"python -c '(.*?)'$", SECTIONS[heading], re.DOTALL | re.MULTILINE)
     return program
 
 
 @pytest.fixture
 def global_provider(tracer_provider: TracerProvider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `tracer_provider` the one that the page's code finds."""
+    """Make `tracer_provider` the global provider that the page's code finds."""
     monkeypatch.setattr(trace, "get_tracer", lambda name: tracer_provider.get_tracer(name))
 
 
 @pytest.fixture
 def zero_code(python: Callable[..., CompletedProcess[str]]) -> ZeroCode:
-    """Run a command under `opentelemetry-instrument`, with the spans it makes on the console."""
+    """Run a command under `opentelemetry-instrument`, and print its spans on the console."""
     if reason := lacking(instrumentors=("modelforge",)):
         pytest.skip(reason)
     scripts = Path(sysconfig.get_path("scripts"))
@@ -77,12 +77,12 @@ def zero_code(python: Callable[..., CompletedProcess[str]]) -> ZeroCode:
 
 
 def attributes_of(telemetry: Telemetry) -> dict[str, Any]:
-    """What the latest model span says."""
+    """Return the attributes of the latest model span."""
     return dict([span for span in telemetry.spans() if span.name == MODEL][-1].attributes or {})
 
 
 def parents(telemetry: Telemetry) -> list[tuple[str, str | None]]:
-    """Each span's name and its parent's."""
+    """Return each span's name and its parent's."""
     names = {span.context.span_id: span.name for span in telemetry.spans()}
     return [(span.name, names.get(span.parent.span_id) if span.parent else None) for span in telemetry.spans()]
 
@@ -92,17 +92,17 @@ def parents(telemetry: Telemetry) -> list[tuple[str, str | None]]:
 NO_SPANS = "No spans?"
 
 
-def test_the_doctor_says_what_the_page_explains() -> None:
-    # test_doctor.py has each of them as a process.
+def test_the_page_explains_what_the_doctor_reports() -> None:
+    # test_doctor.py runs each of them in a process.
     source = " ".join(path.read_text() for path in Path(doctor.__file__).parent.glob("*.py"))
     said = re.findall(r"^\| [A-Za-z]* ?\| `([^`]+)` \|", SECTIONS[NO_SPANS], re.MULTILINE)
     assert len(said) == 15
-    # Python itself says the first, and a constant has the name of the variable.
+    # The first is Python's own message. The name of the variable is in a constant.
     assert [text for text in said if text not in source] == ["No module named"]
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_spans_that_are_lost_on_their_way_are_reported(zero_code: ZeroCode, protocol: str) -> None:
+def test_spans_lost_in_transit_are_reported(zero_code: ZeroCode, protocol: str) -> None:
     program = "from opentelemetry.trace import get_tracer; get_tracer('app').start_span('lost').end()"
     done = zero_code(
         sys.executable,
@@ -122,7 +122,7 @@ def handlers(llm: Any, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_a_model_tells_whether_it_is_traced(
+def test_a_models_callbacks_show_whether_it_is_traced(
     registry: Any, instrument: Instrument, capsys: pytest.CaptureFixture[str]
 ) -> None:
     early = get_llm(registry, "openai", "gpt-4o-mini")
@@ -153,7 +153,7 @@ def test_the_instrumentations_are_listed_by_the_name_that_disables_them(
     assert set(re.findall(r"EntryPoint\(name='(\w+)'", done.stdout)) == names
 
 
-def test_a_processor_added_to_the_one_that_is_there_exports_the_same_span_again(zero_code: ZeroCode) -> None:
+def test_an_additional_processor_exports_the_same_span_again(zero_code: ZeroCode) -> None:
     program = """
 from opentelemetry import trace
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
@@ -169,7 +169,7 @@ trace.get_tracer("app").start_span("call").end()
 COST = "gen_ai.usage.cost.amount"
 
 
-def test_the_cost_of_a_model_that_only_genai_prices_knows_needs_the_extra(
+def test_the_cost_of_a_model_listed_only_by_genai_prices_needs_the_extra(
     registry: Any, instrumented: Telemetry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("genai_prices", reason="genai-prices is not installed")
@@ -204,7 +204,7 @@ def test_an_alias_has_the_price_of_the_model_it_stands_for(
 ESTIMATED = "modelforge.usage.estimated"
 
 
-def test_a_stream_has_tokens_once_they_are_asked_for(registry: Any, instrumented: Telemetry) -> None:
+def test_a_stream_has_tokens_once_they_are_requested(registry: Any, instrumented: Telemetry) -> None:
     from langchain_core.prompts import ChatPromptTemplate
 
     llm = get_llm(registry, "openai", "gpt-4o-mini")
@@ -228,7 +228,7 @@ def test_a_stream_has_tokens_once_they_are_asked_for(registry: Any, instrumented
 SEPARATE = "Spans in separate traces?"
 
 
-def test_a_call_is_in_the_trace_of_the_span_that_is_current(
+def test_a_call_is_in_the_trace_of_the_current_span(
     registry: Any, instrumented: Telemetry, global_provider: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ask, around, _ = remedies(SEPARATE)
@@ -242,7 +242,7 @@ def test_a_call_is_in_the_trace_of_the_span_that_is_current(
     assert parents(instrumented)[1:4] == [("answer", None), (MODEL, "answer"), ("POST", MODEL)]
 
 
-def test_a_thread_has_the_context_that_it_is_given(registry: Any, instrumented: Telemetry) -> None:
+def test_a_thread_has_the_context_passed_to_it(registry: Any, instrumented: Telemetry) -> None:
     llm = get_llm(registry, "openai", "gpt-4o-mini")
 
     async def in_executors() -> None:
@@ -299,7 +299,7 @@ CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
         ("SPAN_AND_EVENT", True, True),
     ],
 )
-def test_content_goes_where_the_variable_says(
+def test_content_is_recorded_where_the_variable_selects(
     registry: Any,
     instrument: Instrument,
     monkeypatch: pytest.MonkeyPatch,
@@ -310,7 +310,7 @@ def test_content_goes_where_the_variable_says(
 ) -> None:
     monkeypatch.setenv(CAPTURE, value)
     telemetry = instrument()
-    # What is set later comes too late.
+    # A value set after instrumenting has no effect.
     monkeypatch.setenv(CAPTURE, "SPAN_AND_EVENT")
     get_llm(registry, "openai", "gpt-4o-mini").invoke("Hi")
     call = telemetry.span(MODEL).attributes or {}
@@ -322,7 +322,7 @@ def test_content_goes_where_the_variable_says(
 # --- "Failed to detach context"? ---
 
 
-def test_a_generator_that_is_closed_where_it_is_used_detaches_its_context(
+def test_a_generator_closed_where_it_is_used_detaches_its_context(
     registry: Any, instrumented: Telemetry, global_provider: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     names: dict[str, Any] = {"llm": get_llm(registry, "openai", "gpt-4o-mini")}
@@ -371,7 +371,7 @@ def test_a_fork_that_flushes_loses_no_span(zero_code: ZeroCode, model_config: di
 WARNINGS = "A WARNING from opentelemetry_instrumentation_modelforge?"
 
 
-def test_later_faults_are_logged_for_debugging(
+def test_later_faults_are_logged_at_debug_level(
     registry: Any, instrument: Instrument, caplog: pytest.LogCaptureFixture
 ) -> None:
     logger = logging.getLogger("opentelemetry_instrumentation_modelforge")
@@ -395,12 +395,12 @@ def test_later_faults_are_logged_for_debugging(
         re.fullmatch("Telemetry fault while .+; the application is not affected", f.getMessage().splitlines()[0])
         for f in faults
     )
-    # The type and the stack tell the hook's fault; its text may quote the prompt.
+    # The type and the stack identify the hook's fault, and its message may quote the prompt.
     assert faults[-1].getMessage().endswith("RuntimeError")
     assert "in hook" in faults[-1].getMessage()
 
 
-def test_options_of_a_second_instrument_do_not_count(zero_code: ZeroCode) -> None:
+def test_options_of_a_second_instrument_call_have_no_effect(zero_code: ZeroCode) -> None:
     program = """
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider

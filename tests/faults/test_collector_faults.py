@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Faults of the collector: calls go on meanwhile, and only what the SDK itself gave up is lost."""
+"""Faults of the collector: calls continue, and only the spans that the SDK itself gave up on are lost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from support.services import Collector
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 NEVER = 600_000
-"""Milliseconds after which a batch is exported though it is not full."""
+"""Milliseconds after which a batch is exported even if it is not full."""
 BATCH = 4
 DURATION = "gen_ai.client.operation.duration"
 STREAMS = "modelforge.client.active_streams"
@@ -52,7 +52,7 @@ STREAMS = "modelforge.client.active_streams"
 
 
 class Port:
-    """A port of the loopback interface that refuses connections and is nobody else's, unless somebody listens there."""
+    """A reserved port of the loopback interface, which refuses connections unless a server listens there."""
 
     def __init__(self) -> None:
         self._socket = socket.socket()
@@ -68,7 +68,7 @@ class Port:
 
 
 class FlakyCollector(Collector):
-    """A collector that may go away and come back, and that answers as `answer` does."""
+    """A collector that can stop and come back, and whose answers `answer` defines."""
 
     allow_reuse_port = True
 
@@ -87,7 +87,7 @@ class FlakyCollector(Collector):
         super().server_bind()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: exporters that give up waiting are part of the tests."""
+        """Do not log exporters that give up waiting, which are part of the tests."""
 
     def receive(self, path: str, body: bytes) -> bool:
         if path == "/v1/logs":
@@ -116,7 +116,7 @@ class FlakyCollector(Collector):
         self._serve()
 
     def _serve(self) -> None:
-        # The poll interval is how long shutdown() takes.
+        # The poll interval determines how long shutdown() takes.
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
 
@@ -186,7 +186,7 @@ def refuse_with(status: int, retry_after: str = "0") -> Callable[[Post], None]:
 
 
 class Exporter(SpanExporter):
-    """Notes what becomes of each span that the SDK gives to an exporter."""
+    """Records whether each span that the SDK passes to an exporter is sent or lost."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
@@ -204,7 +204,7 @@ class Exporter(SpanExporter):
 
 
 class Tracing:
-    """A tracer provider that exports in batches, and what it was given to export."""
+    """A tracer provider that exports in batches, and the spans that it received."""
 
     def __init__(self, exporter: SpanExporter, **options: Any) -> None:
         self.ledger = Ledger()
@@ -220,13 +220,13 @@ class Tracing:
 
 
 class Backoff:
-    """In place of the random factor that all exporters multiply the time by which they wait for the next attempt."""
+    """Replaces the random factor by which all exporters multiply the delay before the next attempt."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._drawn: Counter[int] = Counter()
         self.attempts: int | None = None
-        """After how many the exporter is held at the gate. None: it tries again at once."""
+        """The number of attempts after which the exporter is held at the gate. None: it retries immediately."""
 
     def __call__(self, low: float, high: float) -> float:
         if self.attempts is not None:
@@ -263,7 +263,7 @@ def application(registry: ModelForgeRegistry, provider_server: ProviderServer) -
     return Application(registry, provider_server)
 
 
-# --- Faults that pass ---
+# --- Temporary faults ---
 
 PASSING: dict[str, Any] = {
     "refuses": FlakyCollector.go_away,
@@ -277,7 +277,7 @@ PASSING: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("fault", PASSING)
-def test_calls_go_on_while_a_collector_fails_and_all_arrives_once_it_works(
+def test_calls_continue_while_a_collector_fails_and_all_telemetry_arrives_once_it_works(
     collector: FlakyCollector,
     backoff: Backoff,
     application: Application,
@@ -310,7 +310,7 @@ def test_calls_go_on_while_a_collector_fails_and_all_arrives_once_it_works(
             collector.answer = PASSING[fault]
         backoff.attempts = 1
         check()
-        # The exporters of traces, metrics and logs, each in a thread of its own.
+        # The exporters of traces, metrics and logs, each in its own thread.
         collector.gate.wait_for(3)
         check()
         assert len(tracing.exporter.sent) == application.spans
@@ -334,7 +334,7 @@ def test_calls_go_on_while_a_collector_fails_and_all_arrives_once_it_works(
         provider.shutdown()
 
 
-# --- Faults that last ---
+# --- Permanent faults ---
 
 LASTING: dict[str, Any] = {
     "refuses": FlakyCollector.go_away,
@@ -348,7 +348,7 @@ LASTING: dict[str, Any] = {
 
 @pytest.mark.usefixtures("backoff")
 @pytest.mark.parametrize("fault", LASTING)
-def test_only_what_the_exporter_gave_up_is_lost(
+def test_only_spans_that_the_exporter_gave_up_on_are_lost(
     collector: FlakyCollector, application: Application, fault: str
 ) -> None:
     timeout = 0.1 if fault == "does not answer in time" else TIMEOUT
@@ -380,7 +380,7 @@ def test_only_what_the_exporter_gave_up_is_lost(
 # --- A full queue ---
 
 
-def test_a_full_queue_loses_what_the_sdk_says_it_dropped(
+def test_a_full_queue_loses_only_the_spans_that_the_sdk_reports_as_dropped(
     collector: FlakyCollector, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
@@ -406,7 +406,7 @@ def test_a_full_queue_loses_what_the_sdk_says_it_dropped(
     application.check_forgotten()
     started = 1 + 2 * application.spans
     tracing.ledger.check(started)
-    # The first, and the last that filled the queue.
+    # The first span, and the last spans, which filled the queue.
     assert collector.arrived == dict.fromkeys(tracing.exporter.sent, 1)
     assert len(tracing.exporter.sent) == 1 + BATCH
     (processed,) = (
@@ -459,20 +459,20 @@ def serving_grpc(service: TraceService, port: Port) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("fault", [None, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED], ids=str)
-def test_calls_go_on_while_a_collector_fails_over_grpc(
+def test_calls_continue_while_a_collector_fails_over_grpc(
     port: Port, application: Application, monkeypatch: pytest.MonkeyPatch, fault: grpc.StatusCode | None
 ) -> None:
     gate = Gate()
     backoff = Backoff(gate)
     backoff.attempts = 0
     monkeypatch.setattr(random, "uniform", backoff)
-    # Else a new channel to the same address waits as long as the one before would have.
+    # Otherwise a new channel to the same address waits as long as the previous one would have.
     options = (("grpc.use_local_subchannel_pool", 1),)
     tracing = Tracing(GRPCSpanExporter(f"http://{HOST}:{port.number}", timeout=TIMEOUT, channel_options=options))
     service = TraceService(fault)
     check = unaffected(application)
     with instrumented(tracer_provider=tracing.provider), contextlib.ExitStack() as stack:
-        # Without a fault of its own it refuses connections.
+        # Without a fault, no server is started, so connections are refused.
         if fault is not None:
             stack.enter_context(serving_grpc(service, port))
         check()

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""An interrupt at any place of the package: the application sees it, and nothing is left open."""
+"""An interrupt at any place in the package: it reaches the application, and nothing is left open."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support.instant import InstantRegistry
 from support.interrupts import KINDS, Observer, Place, Tracer, run
 
 SAMPLE = 12
-"""Events of each way to call and kind of interrupt, unless all are asked for."""
+"""The number of events per way to call and kind of interrupt, unless all are requested."""
 
 BEFORE_THE_STEP = {
     "Stream.__next__",
@@ -35,7 +35,7 @@ BEFORE_THE_STEP = {
     "AsyncStream.__anext__",
     "AsyncStream._step",
 }
-"""Functions whose first lines nothing can protect. The generator is not resumed then, and ends once it is dropped."""
+"""Functions whose first lines cannot be protected: the generator is not resumed, and ends once it is dropped."""
 
 RECEIVED = {
     "request_hook": lambda *_: None,
@@ -46,11 +46,11 @@ RECEIVED = {
     "chunk_events": "all",
     "estimate_tokens": True,
 }
-"""Options by which a call takes the lines that it does not take by default."""
+"""Options with which a call executes the lines that it skips by default."""
 
 
 class ProviderError(Exception):
-    """The provider's own."""
+    """The provider's own exception."""
 
 
 def get_models() -> dict[str, Any]:
@@ -179,7 +179,7 @@ def observer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 @contextlib.contextmanager
 def without_old_garbage() -> Iterator[None]:
-    """Let the collector look at new objects alone. Otherwise it takes most of the time."""
+    """Limit garbage collection to new objects, because it takes most of the time otherwise."""
     gc.collect()
     gc.freeze()
     try:
@@ -194,14 +194,14 @@ def faults_of(
     outcome = run(observer, application, kind, at, opcodes=opcodes)
     place = outcome.place
     suspended = place is not None and place.function in BEFORE_THE_STEP
-    # A KeyboardInterrupt stops the event loop, and its traceback keeps the other tasks.
+    # A KeyboardInterrupt stops the event loop, and its traceback keeps references to the other tasks.
     held = [] if suspended or (name == "abatch" and kind == "KeyboardInterrupt") else outcome.held
     return [f"{name}: {kind} at {at}, {place}: {fault}" for fault in (*outcome.faults, *held)]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", WAYS)
-def test_an_interrupt_is_the_applications_and_leaves_nothing_open(
+def test_an_interrupt_reaches_the_application_and_leaves_nothing_open(
     observer: Observer, name: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "asyncio")
@@ -213,7 +213,7 @@ def test_an_interrupt_is_the_applications_and_leaves_nothing_open(
     faults: list[str] = []
     with without_old_garbage():
         for (offset, kind), first in product(enumerate(KINDS), range(0, events, step)):
-            # Each kind at other places.
+            # Each kind interrupts at different places.
             faults += faults_of(observer, name, application, kind, first + (offset * step) // len(KINDS))
     assert faults == []
 
@@ -223,7 +223,7 @@ def test_an_interrupt_is_the_applications_and_leaves_nothing_open(
 def test_an_interrupt_may_come_at_any_bytecode(
     observer: Observer, turn: int, kind: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By default a kind interrupts half of the events, and each bytecode only in the first way to call that has it."""
+    """By default, a kind interrupts half of the events, and each bytecode only in the first way that has it."""
     caplog.set_level(logging.CRITICAL, "asyncio")
     exhaustive = request.config.getoption("exhaustive")
     interrupted: set[Place] = set()

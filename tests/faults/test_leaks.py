@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Attempts to get a prompt, an answer or a credential out of the process while content is not captured."""
+"""Attempts to leak a prompt, an answer or a credential from the process while content is not captured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support.telemetry import Telemetry
 PROMPT = "purple heron nests behind the third windmill"
 ANSWER = "velvet turbine dreams between the bells"
 KEYS = {
-    # Without their alphabets, which identifiers have, too.
+    # Without the alphabets in these keys, which also occur in identifiers.
     "openai": OPENAI_KEY[:18],
     "google": GOOGLE_KEY[:20],
     "github_copilot": COPILOT_TOKEN[:18],
@@ -40,14 +40,14 @@ def escaped(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The parts of a text by which it is told, in the spellings that may be undone."""
+    """Return the parts by which a text is recognized, in each spelling that can be reversed."""
     pieces = [text[at : at + 12] for at in range(0, len(text) - 12, 6)]
     spellings = (str.lower, str.upper, quote, lambda piece: quote(piece, safe=""), escaped, lambda piece: piece[::-1])
     return [spelling(piece) for piece in pieces for spelling in spellings]
 
 
 def exported(telemetry: Telemetry, caplog: pytest.LogCaptureFixture) -> str:
-    """Return all that leaves the process, as one text."""
+    """Return everything that leaves the process as one string."""
     spans = [span.to_json() for span in telemetry.spans()]
     links = [str(link.attributes) for span in telemetry.spans() for link in span.links]
     metrics = [f"{name} {dict(point.attributes)}" for name, points in telemetry.metrics().items() for point in points]
@@ -61,7 +61,7 @@ def exported(telemetry: Telemetry, caplog: pytest.LogCaptureFixture) -> str:
 
 
 def leaks(text: str, *secrets: str) -> list[str]:
-    """Return what of the secrets is in a text, in any of their spellings."""
+    """Return the parts of the secrets that a text contains, in any of their spellings."""
     lower = text.lower()
     return sorted({word for secret in secrets for word in words(secret) if word.lower() in lower})
 
@@ -69,7 +69,7 @@ def leaks(text: str, *secrets: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def verbose(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.DEBUG, "opentelemetry_instrumentation_modelforge")
-    # An event, but without content.
+    # The event is emitted, but without content.
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT", "true")
 
 
@@ -104,7 +104,7 @@ BODIES: dict[str, Callable[[str], Any]] = {
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("provider", MODELS)
 @pytest.mark.sampled(by=lambda provider, body, status: [(provider, body), (provider, status)])
-def test_an_error_of_the_provider_is_told_without_what_it_quotes(
+def test_an_error_of_the_provider_is_recorded_without_its_quotations(
     provider: str,
     body: str,
     status: int,
@@ -124,7 +124,7 @@ def test_an_error_of_the_provider_is_told_without_what_it_quotes(
 
 
 @pytest.mark.parametrize("provider", MODELS)
-def test_an_answer_is_not_told(
+def test_an_answer_is_not_recorded(
     provider: str,
     model: Callable[..., Any],
     instrumented: Telemetry,
@@ -259,7 +259,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.sampled(by=lambda name, way: [name, way])
-def test_an_exception_is_told_without_its_text_and_reaches_the_application_as_it_is(
+def test_an_exception_is_recorded_without_its_message_and_reaches_the_application_unchanged(
     name: str, way: str, instrumented: Telemetry, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = ERRORS[name]()
@@ -297,7 +297,7 @@ class Hook:
     ids=lambda options: next(iter(options)),
 )
 @pytest.mark.parametrize("way", WAYS)
-def test_the_log_tells_of_a_users_function_that_raises_without_what_it_quotes(
+def test_a_users_function_that_raises_is_logged_without_its_quotations(
     way: str,
     options: dict[str, Any],
     instrument: Callable[..., Telemetry],
@@ -313,10 +313,10 @@ def test_the_log_tells_of_a_users_function_that_raises_without_what_it_quotes(
     assert leaks(everything, PROMPT, ANSWER, OPENAI_KEY) == []
 
 
-# --- What the caller calls it ---
+# --- Metadata, tags and run names ---
 
 
-def test_names_metadata_and_tags_that_quote_are_not_told(
+def test_names_metadata_and_tags_that_quote_content_are_not_recorded(
     instrumented: Telemetry, caplog: pytest.LogCaptureFixture
 ) -> None:
     llm = get_llm(InstantRegistry(text=ANSWER), "openai", "fast")
@@ -326,7 +326,7 @@ def test_names_metadata_and_tags_that_quote_are_not_told(
     assert leaks(exported(instrumented, caplog), PROMPT, ANSWER) == []
 
 
-# --- Keys in odd places of an address ---
+# --- Keys in unexpected places of an address ---
 
 SECRET = "sk-proj-Zm9vYmFyYmF6cXV4MDEyMzQ1Njc4OTAx"
 ADDRESSES = {
@@ -369,11 +369,11 @@ def test_a_key_in_a_base_url_reaches_no_span_and_no_metric(
     try:
         llm: Any = without_retries(get_llm(ModelForgeRegistry(), "openai", "gpt-4o-mini"))
     except (ValueError, TypeError, ProviderError, httpx.InvalidURL):
-        # ModelForge or the client refuses some of them, and the span tells why.
+        # ModelForge or the client rejects some of them, and the span records why.
         pass
     else:
         error = ConnectionError(ADDRESSES[place])
-        # The address is nobody's.
+        # No server has this address.
         monkeypatch.setattr(type(llm), "_generate", mock.Mock(side_effect=error))
         with pytest.raises(ConnectionError):
             llm.invoke("Hi")

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Streams that are left while the provider's generator has a context attached in its own frame, and misused ones."""
+"""Streams that are abandoned while the provider's generator has a context attached in its frame, and misused ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _tracer = TracerProvider(shutdown_on_exit=False).get_tracer("grpc")
 
 
 class AttachingModel(InstantOpenAI):
-    """Streams as gRPC's synchronous instrumentation does: with a span current around the loop of its generator."""
+    """Streams like gRPC's synchronous instrumentation, with a span that is current around its generator's loop."""
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         with _tracer.start_as_current_span("inner"):
@@ -60,7 +60,7 @@ def by_break(llm: Any) -> None:
 def by_exception(llm: Any) -> None:
     try:
         for _ in llm.stream("Hi"):
-            raise Left  # noqa: TRY301 - it leaves the loop.
+            raise Left  # noqa: TRY301 - the exception leaves the loop.
     except Left:
         pass
 
@@ -101,7 +101,7 @@ WAYS = [by_break, by_exception, by_close, by_cycle, by_another_thread]
 
 @pytest.mark.parametrize("leave", WAYS)
 @pytest.mark.parametrize("within", ["no span", "a span"])
-def test_a_thread_that_leaves_a_stream_goes_on_in_its_own_context(
+def test_a_thread_that_leaves_a_stream_continues_in_its_own_context(
     llm: Any, instrumented: Telemetry, nothing_left_soon: None, leave: Callable[[Any], None], within: str
 ) -> None:
     requests = instrumented.tracer
@@ -120,7 +120,7 @@ def test_a_thread_that_leaves_a_stream_goes_on_in_its_own_context(
     else:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(work).result(TIMEOUT)
-            # The worker's own context, not one of this task's.
+            # This is the worker's own context, not that of this task.
             assert pool.submit(get_current_span).result(TIMEOUT) is INVALID_SPAN
     wait_for(lambda: len(model_spans(instrumented.spans())) == 2)
     left, following = model_spans(instrumented.spans())
@@ -133,7 +133,7 @@ def test_a_thread_that_leaves_a_stream_goes_on_in_its_own_context(
 async def aby_break(llm: Any) -> None:
     async for _ in llm.astream("Hi"):
         break
-    # The event loop closes the generator in a task of its own.
+    # The event loop closes the generator in a separate task.
     gc.collect()
     await asyncio.sleep(0)
 
@@ -141,7 +141,7 @@ async def aby_break(llm: Any) -> None:
 async def aby_exception(llm: Any) -> None:
     try:
         async for _ in llm.astream("Hi"):
-            raise Left  # noqa: TRY301 - it leaves the loop.
+            raise Left  # noqa: TRY301 - the exception leaves the loop.
     except Left:
         pass
     gc.collect()
@@ -169,7 +169,7 @@ async def aby_cancellation(llm: Any) -> None:
 
 
 @pytest.mark.parametrize("leave", [aby_break, aby_exception, aby_close, aby_cancellation])
-def test_a_task_that_leaves_a_stream_goes_on_in_its_own_context(
+def test_a_task_that_leaves_a_stream_continues_in_its_own_context(
     llm: Any, instrumented: Telemetry, nothing_left_soon: None, leave: Callable[[Any], Any]
 ) -> None:
     async def work() -> None:
@@ -194,7 +194,7 @@ def test_a_task_that_leaves_a_stream_goes_on_in_its_own_context(
 
 
 class GatedModel(InstantOpenAI):
-    """Waits in the middle of each step until it is let on."""
+    """Waits in the middle of each step until its gate is opened."""
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         gate: Gate = self.metadata["gate"] if self.metadata else Gate()
@@ -204,9 +204,7 @@ class GatedModel(InstantOpenAI):
 
 
 @pytest.mark.parametrize("others", [1, 2])
-def test_a_second_step_at_the_same_time_fails_alone(
-    instrumented: Telemetry, nothing_left_soon: None, others: int
-) -> None:
+def test_concurrent_steps_after_the_first_fail(instrumented: Telemetry, nothing_left_soon: None, others: int) -> None:
     gate = Gate()
     llm = get_llm(InstantRegistry(GatedModel, metadata={"gate": gate}), "openai", "fast")
     stream: Any = llm.stream("Hi")
@@ -237,9 +235,7 @@ def test_a_second_step_at_the_same_time_fails_alone(
     assert span.attributes["modelforge.response.chunk_count"] == 3
 
 
-def test_a_second_asynchronous_step_at_the_same_time_fails_alone(
-    instrumented: Telemetry, nothing_left_soon: None
-) -> None:
+def test_concurrent_asynchronous_steps_after_the_first_fail(instrumented: Telemetry, nothing_left_soon: None) -> None:
     waiting, go = asyncio.Event(), asyncio.Event()
 
     class Slow(InstantOpenAI):
@@ -268,17 +264,17 @@ def test_a_second_asynchronous_step_at_the_same_time_fails_alone(
 
 @pytest.fixture
 def nothing_left_soon(caplog: pytest.LogCaptureFixture, instrumented: Telemetry) -> Iterator[None]:
-    """Check that no call is left once the thread that ends dropped streams is through.
+    """Check that no call is left once the thread that ends dropped streams has finished.
 
-    A provider's own generator that is closed in another thread or task fails to detach its context, as it does
-    uninstrumented.
+    A provider's own generator that is closed in another thread or task fails to detach its context, as it does without
+    instrumentation.
     """
     before = get_current()
     yield
     gc.collect()
     wait_for(lambda: not open_calls)
     assert get_current() is before
-    # Without a stream, as where a test is skipped, there is no such metric.
+    # Without a stream, for example if a test is skipped, this metric does not exist.
     assert sum(point.value for point in instrumented.metrics().get("modelforge.client.active_streams", ())) == 0
     assert [text for text in caplog.messages if "Telemetry fault" in text] == []
 

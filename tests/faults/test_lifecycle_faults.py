@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Faults of what surrounds a call: processors that hang, providers of rubbish or shut down, forks, exits and races."""
+"""Faults around a call: processors that hang, providers that misbehave or are shut down, forks, exits and races."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from support.providers import ProviderServer, Reply
 from support.services import collecting
 
 POSITIONS = {"get_llm": 0, "invoke": 1, "astream": 6}
-"""Which of the spans of an `Application` it is."""
+"""The positions of these spans among those of an `Application`."""
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def check_while_it_hangs(hanging: Hanging, check: Callable[[], None], providers:
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("method", ["on_start", "on_end"])
-def test_a_processor_that_hangs_holds_up_one_thread_only(
+def test_a_processor_that_hangs_blocks_only_one_thread(
     tracer_provider: TracerProvider,
     meter_provider: MeterProvider,
     ledger: Ledger,
@@ -107,13 +107,13 @@ def test_a_processor_that_hangs_holds_up_one_thread_only(
         check_while_it_hangs(hanging, check, providers)
         stuck()
     application.check_forgotten()
-    # Those of the call in between are not: it is uninstrumented.
+    # The call in between has no spans, because it is uninstrumented.
     ledger.check(3 * application.spans)
 
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("method", ["force_flush", "shutdown"])
-def test_a_processor_that_hangs_in_the_end_holds_up_who_ends_it_only(
+def test_a_processor_that_hangs_in_flush_or_shutdown_blocks_only_the_calling_thread(
     tracer_provider: TracerProvider,
     meter_provider: MeterProvider,
     ledger: Ledger,
@@ -133,7 +133,7 @@ def test_a_processor_that_hangs_in_the_end_holds_up_who_ends_it_only(
     ledger.check()
 
 
-# --- Rubbish ---
+# --- Providers that misbehave ---
 
 RUBBISH = (None, object())
 
@@ -143,7 +143,7 @@ def answering(method: str, answer: Any, **others: Any) -> Any:
 
 
 def spans_answering(method: str, answer: Any) -> Any:
-    """A tracer provider whose spans are real but for one method."""
+    """A tracer provider whose spans are real except for one method."""
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("tests")
 
     def start_span(*args: Any, **kwargs: Any) -> Any:
@@ -175,13 +175,13 @@ PROVIDERS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("place", PROVIDERS)
-def test_rubbish_in_place_of_telemetry_changes_nothing(
+def test_a_misbehaving_provider_does_not_affect_the_application(
     application: Application,
     tracer_provider: TracerProvider,
     monkeypatch: pytest.MonkeyPatch,
     place: str,
 ) -> None:
-    # pytest would keep the faults, with all that their frames hold.
+    # pytest would keep the faults and everything that their frames hold.
     monkeypatch.setattr(logging.getLogger("opentelemetry_instrumentation_modelforge.otel_utils"), "disabled", True)
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_EMIT_EVENT", "true")
     check = unaffected(application)
@@ -195,7 +195,7 @@ def test_rubbish_in_place_of_telemetry_changes_nothing(
 
 
 class BrokenShutdown(SpanProcessor):
-    """Raises when it is shut down, once."""
+    """Raises the first time it is shut down."""
 
     _is_broken = True
 
@@ -207,13 +207,13 @@ class BrokenShutdown(SpanProcessor):
 
 @dataclass
 class Interrupted:
-    """An application of which something is done to telemetry while calls wait for their answer and streams are read."""
+    """An application that calls ``interrupt`` while its calls wait for answers and its streams are being read."""
 
     registry: ModelForgeRegistry
     server: ProviderServer
     interrupt: Callable[[], object] = lambda: None
     model: Callable[[], Any] = lambda: None
-    """The latest it has used, if that is still in memory."""
+    """The model that it used last, if that is still in memory."""
 
     def __call__(self) -> list[str]:
         gate = Gate()
@@ -257,7 +257,7 @@ WAYS = ("tracer provider", "meter provider", "logger provider", "all providers",
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("what", [*WAYS, "uninstrumented", "instrumented again"])
-def test_calls_in_flight_outlive_what_records_them(
+def test_calls_in_flight_survive_shutdown_and_uninstrumenting(
     registry: ModelForgeRegistry,
     provider_server: ProviderServer,
     tracer_provider: TracerProvider,
@@ -295,7 +295,7 @@ def test_calls_in_flight_outlive_what_records_them(
     with instrumented(**providers):
         check()
     ledger.check()
-    # The get_llm, and the calls that were in flight.
+    # The get_llm and the calls that were in flight.
     assert len(ledger.started) >= 7
     gc.collect()
     assert application.model() is None
@@ -383,7 +383,7 @@ if child:
 """
 FORKED = {
     **dict.fromkeys(("waits", "stream", "forks", "invoke", "another stream"), "completed"),
-    # Those open at the fork are its parent's to end.
+    # The parent ends the calls that were open at the fork.
     **dict.fromkeys(("child invoke", "child another stream"), "completed"),
 }
 
@@ -402,12 +402,12 @@ ENDED = {"stream": "abandoned", "astream": "abandoned", "waits": "abandoned", "o
 
 @dataclass(frozen=True)
 class Program:
-    """What a program does, and what comes of it."""
+    """A program and its expected results."""
 
     text: str
     output: str
     outcomes: dict[str, str]
-    """How the call of each conversation ends."""
+    """The outcome of each conversation's call."""
     error: str = ""
     status: int = 0
 
@@ -459,7 +459,7 @@ ROUNDS = 20
 
 
 class Repeating(AsyncEchoModel):
-    """Streams what it was asked, word by word."""
+    """Streams the prompt back, word by word."""
 
     def _stream(self, messages: Any, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         for word in messages[-1].content.split(" "):
@@ -492,7 +492,7 @@ CALLS: tuple[tuple[Callable[[Any, str], str], Callable[[str], str]], ...] = (
     (lambda llm, text: text_of(list(llm.stream(text))), lambda text: f"{text} "),
     (lambda llm, text: close_early(llm.stream(text)), lambda text: "call "),
 )
-"""How to call a model, and what it answers to a text."""
+"""The ways to call a model, each with its answer to a prompt."""
 
 
 async def acall(llm: Any, text: str, kind: int) -> str:
@@ -503,7 +503,7 @@ async def acall(llm: Any, text: str, kind: int) -> str:
 
 
 class Tally:
-    """Counts the calls that have ended, and notes the answers that were wrong."""
+    """Counts the calls that have ended, and records incorrect answers."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -519,7 +519,7 @@ class Tally:
             self._progress.notify_all()
 
     def wait_for_more(self) -> None:
-        """Return after so many more that each thread or task may have made one."""
+        """Wait until enough further calls have ended that each thread or task may have made one."""
         with self._progress:
             goal = self.calls + MANY
             assert self._progress.wait_for(lambda: self.calls >= goal, TIMEOUT)
@@ -536,7 +536,7 @@ class Tally:
             self.done = True
 
     def call(self, llm: Any, number: int) -> None:
-        """Call in a thread until it is done."""
+        """Make calls in a thread until the toggling is done."""
         for kind in itertools.cycle(range(len(CALLS))):
             if self.done:
                 return
@@ -545,7 +545,7 @@ class Tally:
             self.add(seen(partial(ask, llm, text)), answer(text))
 
     async def acall(self, llm: Any, number: int) -> None:
-        """Call in a task until it is done."""
+        """Make calls in a task until the toggling is done."""
         for kind in itertools.cycle(range(len(CALLS))):
             if self.done:
                 return
@@ -559,7 +559,7 @@ class Tally:
 
 @pytest.fixture
 def eager_switches() -> Iterator[None]:
-    """Let threads take turns as often as can be."""
+    """Let threads switch as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -607,7 +607,7 @@ def test_calls_race_with_instrumenting_and_uninstrumenting(
 
 
 class Nested(Repeating):
-    """Asks itself for a shorter answer before it gives its own."""
+    """Calls itself for a shorter answer before it returns its own."""
 
     def _generate(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
         if shorter := messages[-1].content[1:]:
@@ -659,7 +659,7 @@ ENTRIES: dict[str, Callable[[Any, str], Any]] = {
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_a_model_that_asks_itself(
+def test_a_model_that_calls_itself(
     tracer_provider: TracerProvider, meter_provider: MeterProvider, ledger: Ledger, span_exporter: Any, entry: str
 ) -> None:
     text = "recursion"
@@ -669,7 +669,7 @@ def test_a_model_that_asks_itself(
         check()
     ledger.check(len(text))
     spans = span_exporter.get_finished_spans()
-    # The innermost ends first.
+    # The innermost span ends first.
     assert [parent_of(span) for span in spans] == [*(span.context.span_id for span in spans[1:]), None]
 
 
@@ -716,7 +716,7 @@ def test_a_tool_that_calls_its_own_model(
 
 
 class Endless(Repeating):
-    """Asks itself for ever."""
+    """Calls itself endlessly."""
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         return self.invoke("Hi")
@@ -726,7 +726,7 @@ class Endless(Repeating):
 
 
 @pytest.mark.parametrize("entry", ["invoke", "stream"])
-def test_a_recursion_without_end(
+def test_an_endless_recursion(
     tracer_provider: TracerProvider, meter_provider: MeterProvider, ledger: Ledger, entry: str
 ) -> None:
     llm = Endless(callbacks=[OpenTelemetryCallback("echo", "echo")])
@@ -737,7 +737,7 @@ def test_a_recursion_without_end(
         try:
             ENTRIES[entry](llm, "Hi")
         except RecursionError:
-            # What was called last is in its words.
+            # Its message names the function that was called last.
             raise RecursionError from None
         finally:
             sys.setrecursionlimit(limit)

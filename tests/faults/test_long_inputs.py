@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Calls with prompts and answers of 10 MB: what the instrumentation adds does not grow with them."""
+"""Calls with prompts and answers of 10 MB: the overhead of the instrumentation does not grow with them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from support.telemetry import Telemetry
 SHORT, LONG = 1_000, 10_000_000
 REPETITIONS = 9
 MOST = 0.001
-"""Seconds that a long call may cost more than a short one."""
+"""Seconds that a long call may take more than a short one."""
 
 
 class Model(BaseChatModel):
-    """Answers with ``answer``; without usage, like a provider that reports none."""
+    """Returns ``answer`` without usage, like a provider that reports none."""
 
     answer: str = "Hello"
     fails: Any = None
@@ -121,7 +121,7 @@ def cancelled(length: int) -> Callable[[], Any]:
 
 
 class Clock:
-    """Adds up the time spent in the package's own code, where it meets LangChain."""
+    """Measures the total time spent in the package's own code, where LangChain calls it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 0.0
@@ -163,7 +163,7 @@ def test_the_cost_of_a_call_does_not_grow_with_its_prompt_and_answer(
     gc.collect()
     gc.disable()
     try:
-        # In turn, so that what else the machine does meets both.
+        # They alternate, so that other load on the machine affects both.
         pairs = [(clock.measure(short), clock.measure(long)) for _ in range(REPETITIONS)]
     finally:
         gc.enable()
@@ -172,7 +172,7 @@ def test_the_cost_of_a_call_does_not_grow_with_its_prompt_and_answer(
     assert difference < MOST, f"{difference * 1e6:.0f} µs more than a short one"
 
 
-def test_an_error_with_a_long_text_has_a_short_status(instrumented: Telemetry) -> None:
+def test_an_error_with_a_long_message_has_a_short_status(instrumented: Telemetry) -> None:
     long = ValueError(text(20_000))
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - the text is 20 kB long.
         model(fails=long).invoke("Hi")

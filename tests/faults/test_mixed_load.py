@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Many calls of all kinds at once, from threads and from tasks."""
+"""Many concurrent calls of all kinds, from threads and from tasks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Tally(SpanProcessor):
         self.ended[span.name] += 1
         if span.name == MODEL_SPAN and span.attributes is not None:
             self.outcomes[str(span.attributes["modelforge.outcome"])] += 1
-            # Each caller has put its own span's id into the run's metadata.
+            # Each caller has put its span's id into the run's metadata.
             self.wrong += span.attributes.get("caller") != str(parent_of(span))
 
 
@@ -119,7 +119,7 @@ ASYNC: list[tuple[str, Callable[[Any, Any, Any], Any]]] = [
 ]
 
 
-def test_every_call_of_many_is_recorded_once_under_its_caller_and_nothing_stays(
+def test_each_of_many_calls_is_recorded_once_under_its_caller_and_nothing_is_kept(
     request: pytest.FixtureRequest,
 ) -> None:
     calls = 20_000 if request.config.getoption("exhaustive") else 1_600

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Faults of a provider and its network, and answers of no sense: the application sees what it sees uninstrumented."""
+"""Faults of a provider and its network, and invalid answers: the application sees the same as uninstrumented."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ from support.telemetry import Telemetry
 
 pytestmark = [
     pytest.mark.usefixtures("nothing_left", "heard"),
-    # What they say of a count or a finish reason that is none.
+    # Warnings of the libraries about an invalid count or finish reason.
     pytest.mark.filterwarnings("ignore:Pydantic serializer warnings"),
     pytest.mark.filterwarnings("ignore:Unrecognized FinishReason"),
 ]
 
 Instrument = Callable[..., Telemetry]
 TIMEOUT = 10
-"""Seconds to wait for what happens at once, unless the test is about to fail."""
+"""Seconds to wait for something that happens immediately, unless the test is about to fail."""
 
 
 # --- A server that sends bytes ---
@@ -65,7 +65,7 @@ Answer = bytes | Callable[[socket.socket], None]
 
 
 class Wire(socketserver.ThreadingTCPServer):
-    """Sends `answer` to whoever asks, whatever it is, and closes the connection."""
+    """Sends `answer` in reply to any request, and closes the connection."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -75,17 +75,17 @@ class Wire(socketserver.ThreadingTCPServer):
         self.url = f"http://{HOST}:{self.server_address[1]}"
         self.answer: Answer = b""
         self.paths: list[str] = []
-        """Of the requests of this test until now."""
+        """The paths of this test's requests until now."""
         self.gone = threading.Event()
-        """Set when a client of this test went away before it had all."""
+        """Set when a client of this test disconnected before it had received everything."""
 
     def shutdown_request(self, request: Any) -> None:
-        # Without the shutdown that comes first elsewhere: the peer of a reset would see an end.
+        # The inherited method first shuts the connection down, so the peer would see an end and not a reset.
         self.close_request(request)
 
 
 ASKED = threading.Event()
-"""Set when a request has come."""
+"""Set when a request has arrived."""
 
 
 class _Connection(socketserver.StreamRequestHandler):
@@ -118,7 +118,7 @@ def listening() -> Iterator[Wire]:
 
 @pytest.fixture
 def wire(listening: Wire) -> Wire:
-    """One server for all tests: langchain-openai keeps a client for each address, which takes long to make."""
+    """One server for all tests, because langchain-openai keeps a client per address, and creating one takes long."""
     listening.paths = []
     listening.gone = threading.Event()
     return listening
@@ -126,14 +126,14 @@ def wire(listening: Wire) -> Wire:
 
 @pytest.fixture(scope="module")
 def provider_server() -> Iterator[ProviderServer]:
-    """Google, over gRPC, and what nobody asks."""
+    """Google over gRPC, and the other providers, which are not called."""
     with ProviderServer() as server:
         yield server
 
 
 @pytest.fixture
 def heard(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Check that neither this package nor OpenTelemetry complains. At DEBUG, where a fault is after its first time."""
+    """Check that neither this package nor OpenTelemetry logs anything. A repeated fault is logged at DEBUG."""
     caplog.set_level("DEBUG", "opentelemetry_instrumentation_modelforge")
     yield
     ours = [record for record in caplog.get_records("call") if record.name.startswith("opentelemetry")]
@@ -155,7 +155,7 @@ def redirected(redirected: None, wire: Wire, monkeypatch: pytest.MonkeyPatch) ->
 def http(
     body: bytes, content_type: str = "application/json", status: str = "200 OK", length: int | None = -1, **more: str
 ) -> bytes:
-    """A response of this length, by default its body's; None: as long as the connection."""
+    """Return a response of this length, by default that of its body. None: as long as the connection."""
     headers = {"content-type": content_type, "connection": "close", **more}
     if length is not None:
         headers["content-length"] = str(len(body) if length == -1 else length)
@@ -164,7 +164,7 @@ def http(
 
 
 def reset(connection: socket.socket) -> None:
-    """Make the end of the connection a reset."""
+    """Let the connection end with a reset."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
@@ -184,7 +184,7 @@ def dripping(sent: bytes) -> Callable[[socket.socket], None]:
     return answer
 
 
-# --- What OpenAI's API answers, and what it does not ---
+# --- Valid and invalid answers of OpenAI's API ---
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 ENVELOPE = {"id": "chatcmpl-1", "created": 1_700_000_000, "model": "gpt-4o-mini-2024-07-18"}
@@ -364,7 +364,7 @@ STREAMED: dict[str, Answer] = {
 }
 
 
-# --- What Ollama answers, and what it does not ---
+# --- Valid and invalid answers of Ollama ---
 
 
 def line(content: Any = "Hello", **changes: Any) -> bytes:
@@ -397,7 +397,7 @@ OLLAMA: dict[str, Answer] = {
     "reset before the headers": then_reset(b""),
     "slow drip": dripping(lines()),
 }
-# aiohttp forgets what it has not handed on by then, which is the scheduler's to say.
+# aiohttp discards data that it has not passed on by then, which depends on the scheduler.
 OLLAMA_CUT: dict[str, Answer] = {
     "reset after the headers": then_reset(http(b"", length=None)),
     "reset in mid-stream": then_reset(http(line(), length=None)),
@@ -405,7 +405,7 @@ OLLAMA_CUT: dict[str, Answer] = {
 }
 
 
-# --- What Google answers, and what it does not ---
+# --- Valid and invalid answers of Google ---
 
 
 def candidate(content: Any = "Hello", finish_reason: int = 1, **changes: Any) -> google.Candidate:
@@ -486,7 +486,7 @@ def shown(value: object) -> str:
     try:
         return repr(value)
     except Exception as error:
-        # A message that was not validated, or an int of more than 4,300 digits.
+        # The value is a message that was not validated, or an int of more than 4,300 digits.
         return f"<{type(value).__name__}: {error}>"
 
 
@@ -494,7 +494,7 @@ ID = re.compile(r"(run|lc_run)-[\w-]+|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12
 
 
 def seen(call: Callable[[Any, list[Any]], None], llm: Any) -> tuple[list[str], list[tuple[str, str]]]:
-    """The chunks that a call brings, and the exceptions it ends with, from the one raised to its first cause."""
+    """Return the chunks of a call, and the exceptions it ends with, from the one raised to its root cause."""
     chunks: list[Any] = []
     errors: list[tuple[str, str]] = []
     try:
@@ -504,7 +504,7 @@ def seen(call: Callable[[Any, list[Any]], None], llm: Any) -> tuple[list[str], l
         while cause is not None:
             errors.append((f"{type(cause).__module__}.{type(cause).__qualname__}", str(cause)))
             cause = cause.__cause__ or cause.__context__
-    # What differs from call to call: the id of the run or of a tool call, and where an object is.
+    # Ids of runs and tool calls, and addresses of objects, differ from call to call.
     return [ID.sub("id", shown(chunk)) for chunk in chunks], [
         (kind, re.sub(r"0x\w+", "0x", text)) for kind, text in errors
     ]
@@ -516,7 +516,7 @@ USAGE_ATTRIBUTES = {"gen_ai.usage.input_tokens": "input", "gen_ai.usage.output_t
 
 
 def tokens(telemetry: Telemetry) -> dict[str, int]:
-    """The sums of the token metric, by type of token."""
+    """Return the sums of the token metric, by type of token."""
     points = telemetry.metrics().get("gen_ai.client.token.usage", [])
     return {point.attributes["gen_ai.token.type"]: point.sum for point in points}
 
@@ -543,7 +543,7 @@ def check_types(attributes: Mapping[str, Any]) -> None:
 
 
 def check_encoding(spans: Sequence[ReadableSpan], reader: InMemoryMetricReader) -> None:
-    """Check that OTLP can say all of it. What it cannot it leaves out, and logs."""
+    """Check that OTLP can encode everything. It omits, and logs, values that it cannot encode."""
     encoded = encode_spans(spans)
     sent = [span for of in encoded.resource_spans for scope in of.scope_spans for span in scope.spans]
     assert sum(len(span.attributes) for span in sent) == sum(len(span.attributes or {}) for span in spans)
@@ -559,7 +559,7 @@ KINDS = {
     **dict.fromkeys(CHOICES, "choices"),
     **dict.fromkeys(GEMINI, "answer"),
 }
-"""The faults of which there are many of a kind."""
+"""The kinds of faults that occur in many variants."""
 
 
 def aspects(provider: str, modes: tuple[str, ...], fault: str, answer: object) -> tuple[object, ...]:
@@ -569,14 +569,14 @@ def aspects(provider: str, modes: tuple[str, ...], fault: str, answer: object) -
 
 
 NO_CHOICE = ("empty choices", "choices mapping")
-"""An answer, until LangChain looks for a choice in it when the call is over."""
+"""Faults that count as an answer until LangChain looks for a choice after the call."""
 
 ERROR_ANSWERS = {
     **dict.fromkeys(NO_CHOICE, "empty_response"),
     "no end": "incomplete_response",
     "an error in mid-stream": "server_error",
 }
-"""The `error.type` of the faults that LangChain takes for an answer."""
+"""The `error.type` of the faults that LangChain treats as an answer."""
 
 
 @pytest.mark.sampled(by=aspects)
@@ -589,7 +589,7 @@ ERROR_ANSWERS = {
             ("openai", ("stream", "astream"), STREAMED),
             ("ollama", tuple(CALLS), OLLAMA),
             ("ollama", ("invoke", "stream"), OLLAMA_CUT),
-            # It streams nothing.
+            # GitHub Copilot does not stream.
             ("github_copilot", ("invoke", "ainvoke"), PLAIN),
             ("google", ("stream", "astream"), GEMINI),
             ("google", ("invoke", "ainvoke"), {fault: answer for fault, answer in GEMINI.items() if answer}),
@@ -597,7 +597,7 @@ ERROR_ANSWERS = {
         for fault, answer in faults.items()
     ],
 )
-def test_the_application_sees_what_it_sees_uninstrumented(
+def test_the_application_sees_the_same_as_uninstrumented(
     registry: ModelForgeRegistry,
     instrument: Instrument,
     metric_reader: InMemoryMetricReader,
@@ -652,7 +652,7 @@ def endless(connection: socket.socket) -> None:
 
 def silent(connection: socket.socket) -> None:
     connection.sendall(sse(event({"content": "Hello"})))
-    # Nothing comes from the client but its end.
+    # The client sends nothing more until it disconnects.
     connection.recv(1)
     raise ConnectionAbortedError
 
@@ -701,7 +701,7 @@ def cancel(llm: Any, chunks: list[Any]) -> None:
 
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(consume())
-    # How many had come is the scheduler's.
+    # The number that had arrived depends on the scheduler.
     del chunks[1:]
 
 
@@ -716,7 +716,7 @@ def time_out(llm: Any, chunks: list[Any]) -> None:
 
 
 def time_out_of_the_client(llm: Any, chunks: list[Any]) -> None:
-    """Wait for the next bytes no longer than the client is told to."""
+    """Wait for the next bytes only as long as the client's timeout."""
     chunks.extend(llm.bind(timeout=0.2).invoke("Hi"))
 
 
@@ -741,7 +741,7 @@ def time_out_of_the_client_in_a_stream(llm: Any, chunks: list[Any]) -> None:
         (time_out_of_the_client_in_a_stream, silent, "failed"),
     ],
 )
-def test_who_gives_a_stream_up_sees_what_is_seen_uninstrumented(
+def test_giving_up_a_stream_has_the_same_result_as_uninstrumented(
     registry: ModelForgeRegistry,
     instrument: Instrument,
     metric_reader: InMemoryMetricReader,
@@ -753,7 +753,7 @@ def test_who_gives_a_stream_up_sees_what_is_seen_uninstrumented(
     wire.answer = answer
     ASKED.clear()
     before = seen(give_up, without_retries(get_llm(registry)))
-    # OpenAI's asynchronous client keeps the connection of a stream that is closed.
+    # OpenAI's asynchronous client keeps the connection of a closed stream.
     assert give_up is aclose or wire.gone.wait(TIMEOUT)
     wire.gone.clear()
     ASKED.clear()
@@ -774,7 +774,7 @@ def test_who_gives_a_stream_up_sees_what_is_seen_uninstrumented(
 
 LARGE = "abcdefghi " * (1 << 20)
 LIMIT = 1 << 18
-"""Bytes that a call may leave behind: caches of the libraries, and the span that the exporter keeps."""
+"""Bytes that may remain after a call: caches of the libraries, and the span that the exporter keeps."""
 
 
 @pytest.mark.parametrize("mode", CALLS)
@@ -809,7 +809,7 @@ def test_nothing_is_kept_of_a_large_answer(
 
 
 @pytest.mark.parametrize("end", ["exhausted", "closed"])
-def test_a_stream_that_is_over_keeps_nothing_of_its_call(
+def test_a_finished_stream_keeps_nothing_of_its_call(
     registry: ModelForgeRegistry, instrumented: Telemetry, wire: Wire, end: str
 ) -> None:
     wire.answer = sse(events())
@@ -825,11 +825,11 @@ def test_a_stream_that_is_over_keeps_nothing_of_its_call(
     assert [witness() for witness in witnesses] == [None] * len(witnesses)
 
 
-# --- What LangChain hands over ---
+# --- Values from LangChain ---
 
 
 def looped() -> dict[str, Any]:
-    """Whatever is looked for in it, it is in itself."""
+    """Return a mapping that contains itself under every key."""
     mapping: dict[str, Any] = {}
     for key in KEYS:
         mapping[key] = mapping
@@ -866,7 +866,7 @@ GENERATION = st.builds(
 
 @dataclass(frozen=True, repr=False)
 class Example:
-    """What Hypothesis can print, whatever it is."""
+    """A value of any kind that Hypothesis can print."""
 
     value: Any
 
@@ -907,7 +907,7 @@ def call_of(
     params: dict[str, Any] | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> ReadableSpan:
-    """Make a call that ends so, and return its one span."""
+    """Make a call that ends with ``end``, and return its only span."""
     exporter.clear()
     run = uuid.uuid4()
     callback.on_chat_model_start(
@@ -920,7 +920,7 @@ def call_of(
 
 
 def forgive(caplog: pytest.LogCaptureFixture) -> None:
-    """Let a fault of ours be logged where no client makes such an answer, but not one of the encoder."""
+    """Ignore our own logged faults for answers that no client produces, but not those of the encoder."""
     records = caplog.get_records("call")
     records[:] = [record for record in records if "Telemetry fault" not in record.getMessage()]
 
@@ -931,7 +931,7 @@ def forgive(caplog: pytest.LogCaptureFixture) -> None:
 @example("on_llm_end", Example(LLMResult(generations=[[]])))
 @example("on_llm_end", Example(None))
 @example("on_llm_error", Example(LLMResult.model_construct(generations=None)))
-def test_whatever_langchain_reports_the_call_ends_and_its_span_can_be_sent(
+def test_whatever_langchain_reports_the_call_ends_and_its_span_can_be_exported(
     caplog: pytest.LogCaptureFixture,
     callback: OpenTelemetryCallback,
     span_exporter: InMemorySpanExporter,
@@ -960,7 +960,7 @@ ANSWER = ANYTHING | st.builds(
 
 
 class Answers(BaseChatModel):
-    """Answers with what it is given."""
+    """Answers with a given value."""
 
     result: Any
 
@@ -974,7 +974,7 @@ class Answers(BaseChatModel):
 
 @EXAMPLES
 @given(st.builds(Example, ANSWER))
-def test_whatever_a_model_answers_the_application_sees_what_it_sees_uninstrumented(
+def test_whatever_a_model_answers_the_application_sees_the_same_as_uninstrumented(
     caplog: pytest.LogCaptureFixture,
     tracer_provider: TracerProvider,
     meter_provider: MeterProvider,
@@ -1038,7 +1038,7 @@ WRONG_PARAMETERS = {
 )
 @example(Example(WRONG_PARAMETERS), Example({"thread_id": "\ud800"}))
 @example(Example({"top_p": 0.5}), Example({"thread_id": 10**5_000}))
-def test_whatever_is_asked_for_the_span_can_be_sent(
+def test_whatever_is_requested_the_span_can_be_exported(
     callback: OpenTelemetryCallback,
     span_exporter: InMemorySpanExporter,
     metric_reader: InMemoryMetricReader,
@@ -1057,7 +1057,7 @@ def test_whatever_is_asked_for_the_span_can_be_sent(
 
 @EXAMPLES
 @given(st.builds(Example, ANYTHING))
-def test_an_attribute_is_refused_or_can_be_sent(
+def test_an_attribute_is_rejected_or_can_be_exported(
     tracer_provider: TracerProvider,
     meter_provider: MeterProvider,
     span_exporter: InMemorySpanExporter,
@@ -1127,7 +1127,7 @@ exec("warnings.warn('use the other', DeprecationWarning)", {"__name__": PACKAGE,
 """
 
 
-def test_the_package_uses_nothing_that_is_deprecated(
+def test_the_package_uses_no_deprecated_api(
     provider_server: ProviderServer, model_config: dict[str, Any], python: Callable[..., Any]
 ) -> None:
     model_config["providers"]["openai"]["base_url"] = f"{provider_server.url}/v1"

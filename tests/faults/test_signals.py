@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Signals that arrive while garbage is collected, and streams that are dropped: in processes of their own."""
+"""Signals that arrive during garbage collection, and dropped streams, each in a separate process."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_dropped_stream_ends_within_a_second_at_the_time_it_was_dropped(python
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_stream_starts_the_thread_and_a_destructor_starts_none(python: Python) -> None:
+def test_a_stream_starts_the_thread_and_a_destructor_does_not(python: Python) -> None:
     result = reported(python("-c", OF_THE_PARENT, "instrumented"))
     assert result == {"before": ["modelforge-dropped-streams"], "ended": True}
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Faults of OpenTelemetry, its processors, exporters and providers: the application sees none of them."""
+"""Faults of OpenTelemetry, its processors, exporters and providers, none of which affects the application."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.providers import ProviderServer, Reply
 
 
 class Broken(Exception):
-    """What is broken in OpenTelemetry."""
+    """The exception raised by the broken parts of OpenTelemetry."""
 
 
 def broken(*args: Any, **kwargs: Any) -> Any:
@@ -73,14 +73,14 @@ class Answers(trace.TracerProvider):
 
 
 class Rubbish:
-    """Has whatever is asked for, and it raises."""
+    """Has every attribute that is accessed, as a function that raises."""
 
     def __getattr__(self, name: str) -> Any:
         return broken
 
 
 def span_whose(method: str) -> Any:
-    """A tracer that starts spans of which one method raises."""
+    """A tracer whose spans have one method that raises."""
 
     class Tracer:
         def start_span(self, *args: Any, **kwargs: Any) -> Any:
@@ -160,7 +160,7 @@ ENHANCED = "enhanced" in inspect.signature(ModelForgeRegistry.get_llm).parameter
 
 
 def outcome(call: Callable[[], Any]) -> Any:
-    """What a call returns, or the kind and the words of what it raises."""
+    """Return the result of a call, or the type and the message of its exception."""
     try:
         return call()
     except Exception as error:
@@ -168,7 +168,7 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 
 def everything(registry: ModelForgeRegistry, server: ProviderServer) -> dict[str, Any]:
-    """What an application sees: answers, errors, requests sent, and the span that is current afterwards."""
+    """Return what an application sees: answers, errors, requests sent, and the span that is current afterwards."""
     seen: dict[str, Any] = {}
     before = len(server.requests)
     for enhanced in (False, True) if ENHANCED else (False,):
@@ -187,10 +187,10 @@ def everything(registry: ModelForgeRegistry, server: ProviderServer) -> dict[str
 
 
 @pytest.mark.parametrize("fault", [*TRACER_PROVIDERS, *(f"metrics: {name}" for name in METER_PROVIDERS)])
-def test_the_application_sees_what_it_sees_uninstrumented(
+def test_the_application_sees_the_same_as_uninstrumented(
     registry: ModelForgeRegistry, provider_server: ProviderServer, fault: str
 ) -> None:
-    get_llm(registry, enhanced=ENHANCED)  # Fills ModelForge's cache of models.dev.
+    get_llm(registry, enhanced=ENHANCED)  # This fills ModelForge's cache of models.dev.
     before = everything(registry, provider_server)
     if fault in TRACER_PROVIDERS:
         providers = {"tracer_provider": TRACER_PROVIDERS[fault]()}
@@ -214,14 +214,14 @@ def test_a_fault_is_logged_with_its_traceback(registry: ModelForgeRegistry, capl
     finally:
         ModelForgeInstrumentor().uninstrument()
     (record,) = (record for record in caplog.records if "get_llm span" in record.getMessage())
-    # The stack and the type, without the fault's own text, which may quote the application's data.
+    # The stack and the type are logged, without the fault's own message, which may quote the application's data.
     assert record.exc_info is None
     lines = record.getMessage().splitlines()
     assert lines[1] == "Traceback (most recent call last):"
     assert lines[-1].endswith("Broken")
 
 
-def test_a_broken_processor_does_not_keep_the_others_from_their_spans(
+def test_a_broken_processor_does_not_prevent_the_others_from_receiving_spans(
     registry: ModelForgeRegistry, tracer_provider: TracerProvider, span_exporter: Any
 ) -> None:
     tracer_provider.add_span_processor(BrokenEnd())
@@ -234,7 +234,7 @@ def test_a_broken_processor_does_not_keep_the_others_from_their_spans(
     assert [span.name for span in spans] == ["modelforge.get_llm", "langchain.llm.invoke"]
 
 
-def test_broken_metrics_do_not_cost_the_span(
+def test_broken_metrics_do_not_affect_the_span(
     registry: ModelForgeRegistry, tracer_provider: TracerProvider, span_exporter: Any
 ) -> None:
     ModelForgeInstrumentor().instrument(

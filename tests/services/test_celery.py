@@ -36,7 +36,7 @@ from support.providers import ProviderServer, Reply
 from support.services import CLIENT, GET_LLM, MODEL, TIMEOUT, Service, Services, Span, Traces, free_port, named
 
 INTERNAL, PRODUCER, CONSUMER = 1, 4, 5
-"""The other kinds of a span, in OTLP."""
+"""The other span kinds in OTLP."""
 
 
 LACKING = lacking("celery", "redis", "sqlalchemy", instrumentors=("celery", "httpx", "modelforge"))
@@ -58,7 +58,7 @@ def sqlite(directory: Path) -> Iterator[dict[str, str]]:
     from kombu import Connection
 
     broker = f"sqla+sqlite:///{directory}/broker.sqlite"
-    # Else producer and workers all do, and all but one of those that do it at once fail.
+    # Otherwise the producer and the workers all create them, and all but one of the concurrent attempts fail.
     with Connection(broker) as connection:
         for name in ("celery", "recycled"):
             connection.SimpleQueue(name).close()
@@ -85,7 +85,7 @@ def redis(directory: Path) -> Iterator[dict[str, str]]:
                     break
             else:
                 pytest.fail(f"redis-server did not start:\n{''.join(log)}")
-            # Whatever it has to say, it must not wait until somebody reads it.
+            # Its output must be read, so that it never blocks on a full pipe.
             threading.Thread(target=server.stdout.read, daemon=True).start()
             url = f"redis://127.0.0.1:{port}/0"
             yield {"CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url}
@@ -96,11 +96,11 @@ def redis(directory: Path) -> Iterator[dict[str, str]]:
 QUEUES: dict[str, Callable[[Path], Any]] = {"sqlite": sqlite, "redis": redis}
 
 
-# --- The run that all tests look at ---
+# --- The run that all tests inspect ---
 
 
 class Script:
-    """What the model answers."""
+    """The model's answers."""
 
     def __init__(self) -> None:
         self._failed: Counter[str] = Counter()
@@ -114,7 +114,7 @@ class Script:
 
 
 class Telemetry(Traces):
-    """Keeps the metrics of all processes, too."""
+    """Also counts the calls in the metrics of all processes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Telemetry(Traces):
 
 
 class Run:
-    """What came of it: the traces by the names of their first spans, and the number of calls by the metrics."""
+    """The result: the traces by the names of their root spans, and the number of calls in the metrics."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         traces = telemetry.traces.values()
@@ -138,7 +138,7 @@ class Run:
 
 
 def keep_key(config: Path) -> None:
-    """Put the key where ModelForge 2.0 looks for it, which has no environment variable for one."""
+    """Put the key into the configuration file for ModelForge 2.0, which has no environment variable for it."""
     content = json.loads(config.read_text())
     content["providers"]["openai"]["auth_data"] = {"api_key": OPENAI_KEY}
     config.write_text(json.dumps(content))
@@ -153,7 +153,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         services = Services(home, f"{provider.url}/v1", telemetry)
         keep_key(home / ".config" / "model-forge" / "config.json")
         environment = queue | {
-            # So that nothing leaves by itself.
+            # Nothing must be exported by schedule.
             "OTEL_BSP_SCHEDULE_DELAY": "3600000",
             "OTEL_METRIC_EXPORT_INTERVAL": "3600000",
             "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta",
@@ -164,7 +164,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         def start(service: str, *command: str) -> Service:
             return services.start(service, *command, path=(SUPPORT,), **environment)
 
-        # Before the producer, though the queue would wait: they take longest to start.
+        # The workers take longest to start, so they start before the producer, although the queue would wait.
         workers = [
             start("worker", *WORKER, "--concurrency=2", "--hostname=worker@%h"),
             start("recycled", *WORKER, *RECYCLING, "--hostname=recycled@%h"),
@@ -185,7 +185,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return Run(telemetry)
 
 
-# --- What it shows ---
+# --- The results ---
 
 CALL = """\
   apply_async/celery_app.ask
@@ -214,13 +214,13 @@ ATTEMPTS = """\
 
 
 def outline(spans: Sequence[Span], parent_id: str = "", indent: str = "") -> str:
-    """Return the names of a trace's spans, each below its parent, in alphabetical order: batches arrive in any."""
+    """Return the names of a trace's spans, each below its parent, in alphabetical order, as batches arrive in any."""
     children = sorted((span for span in spans if span.parent_id == parent_id), key=lambda span: span.name)
     return "".join(f"{indent}{span.name}\n{outline(spans, span.span_id, indent + '  ')}" for span in children)
 
 
 def ancestors(span: Span, spans: Sequence[Span]) -> list[str]:
-    """Return the names of the spans above one, the nearest first."""
+    """Return the names of a span's ancestors, the nearest first."""
     parents = {parent.span_id: parent for parent in spans}
     names: list[str] = []
     while (parent := parents.get(span.parent_id)) is not None:
@@ -260,7 +260,7 @@ def test_a_chord(run: Run) -> None:
     ask = ["run/celery_app.ask", "apply_async/celery_app.ask", "chord"]
     assert header == [ask, ask]
     assert body[:2] == ["run/celery_app.summarize", "apply_async/celery_app.summarize"]
-    # Published by whoever finds that the header is done: its last task, or Celery's own that looks now and then.
+    # The task that finds the header done publishes it: the header's last task, or Celery's own polling task.
     assert body[2:] == ask or body[2] == "run/celery.chord_unlock"
 
 
@@ -274,7 +274,7 @@ def test_each_attempt_is_a_run_with_a_model_call(run: Run, name: str, successes:
 
 def test_a_soft_time_limit_ends_the_call(run: Run) -> None:
     (span,) = named(run.traces["too slow"], MODEL)
-    # OpenAI's client takes whatever interrupts a request for a connection that failed.
+    # OpenAI's client treats any interruption of a request as a failed connection.
     assert span.attributes["error.type"] == "openai.APIConnectionError"
     assert span.attributes["modelforge.outcome"] == "failed"
     assert outline(run.traces["too slow"]) == "too slow\n" + CALL
@@ -328,7 +328,7 @@ def test_example(arguments: Sequence[str]) -> None:
         check=False,
         encoding="utf-8",
         env={**os.environ, "COLUMNS": "200"},
-        # It fails by itself before, if something is broken; a slow machine is not.
+        # If something is broken, the example fails by itself earlier. This timeout allows for a slow machine.
         timeout=2 * TIMEOUT,
     )
     assert result.returncode == 0, result.stderr
@@ -370,7 +370,7 @@ print(os.getpid(), "parent")
 """
 
 
-def test_a_forked_child_leaves_its_parents_calls_alone(python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_a_forked_child_does_not_end_its_parents_calls(python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     result = python("-W", "ignore", "-c", OPEN_WHILE_FORKING)
     assert result.returncode == 0, result.stderr
     pid = result.stdout.split()[-2]
@@ -392,10 +392,10 @@ pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()).invoke("Hi")
 """
 
 
-def test_a_model_from_a_pickle_is_traced_where_nothing_else_imports_modelforge(
+def test_an_unpickled_model_is_traced_even_if_nothing_else_imports_modelforge(
     instrumented: Any, registry: Any, python: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    # Of the four types of model the only one that can be pickled.
+    # It is the only one of the four model types that can be pickled.
     (tmp_path / "model.pickle").write_bytes(pickle.dumps(get_llm(registry, "ollama", "llama3")))
     result = python("-W", "ignore", "-c", UNPICKLE, str(tmp_path / "model.pickle"))
     assert result.returncode == 0, result.stderr
@@ -420,7 +420,7 @@ class Interrupts(SpanProcessor):
 
 
 @pytest.mark.parametrize("event", ["start", "end"])
-def test_a_soft_time_limit_passes_through_the_instrumentation(
+def test_a_soft_time_limit_propagates_through_the_instrumentation(
     instrument: Callable[..., Any], tracer_provider: Any, event: str
 ) -> None:
     from billiard.exceptions import SoftTimeLimitExceeded

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The Python in the documentation of services."""
+"""The Python code in the documentation of services."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Chat services in FastAPI, each under `opentelemetry-instrument` in a process of its own."""
+"""Chat services in FastAPI, each under `opentelemetry-instrument` in its own process."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def services(
 
 @pytest.fixture(scope="module")
 def started(services: Services) -> dict[str, Service]:
-    """All at once, since each takes seconds to import what it needs."""
+    """All services, started at the same time because each needs seconds for its imports."""
     chat = services.start_uvicorn(
         "chat", "service_app:app", path=(FASTAPI, SUPPORT), OTEL_PYTHON_MODELFORGE_BAGGAGE_KEYS="tenant"
     )
     started = {
         "chat": chat,
         "gateway": services.start_uvicorn("gateway", "gateway:app", CHAT_URL=chat.url),
-        # Where it is installed and not disabled, FastAPI leaves it to the instrumentation.
+        # FastAPI only creates its own spans if its instrumentation is not installed, or is disabled.
         "native": services.start_uvicorn(
             "native", "service_app:app", path=(FASTAPI, SUPPORT), OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="fastapi"
         ),
@@ -106,7 +106,7 @@ def ask_and_leave(service: Service, path: str, caller: Caller) -> None:
 
 
 def has(*names: str, service: str | None = None) -> Any:
-    """Return a condition: that spans of these names, and the server span that ends last, have arrived."""
+    """Return the condition that spans with these names have arrived, and the server span, which ends last."""
 
     def complete(spans: list[Span]) -> bool:
         of_service = [span for span in spans if service in (None, span.service)]
@@ -121,7 +121,7 @@ def only(spans: list[Span]) -> Span:
 
 
 def line(spans: list[Span], span: Span) -> list[str]:
-    """Return the names from a span up to the one whose parent is not among the spans, and that parent's id."""
+    """Return the names from a span up to the one whose parent is not among the spans, and the id of that parent."""
     by_id = {span.span_id: span for span in spans}
     names = [span.name]
     while span.parent_id in by_id:
@@ -169,7 +169,7 @@ def test_baggage_of_the_caller_is_on_the_spans(chat: Service, collector: Traces,
 
 
 @pytest.mark.parametrize("path", ["/imported/chat", "/imported/sync/chat"])
-def test_a_model_made_at_import_is_traced_in_each_request(chat: Service, collector: Traces, path: str) -> None:
+def test_a_model_created_at_import_is_traced_in_each_request(chat: Service, collector: Traces, path: str) -> None:
     caller = Caller()
     ask(chat, path, caller)
     spans = collector.wait_for(caller.trace_id, has(MODEL, "POST"))
@@ -178,9 +178,9 @@ def test_a_model_made_at_import_is_traced_in_each_request(chat: Service, collect
     assert only(named(spans, MODEL)).attributes["tenant"] == "acme"
 
 
-# The two whose generator Starlette and FastAPI leave to the garbage collector are below.
+# The test of the two routes whose generator is left to the garbage collector is below.
 @pytest.mark.parametrize("path", ["/chat/stream", "/sync/chat/stream"])
-def test_a_client_that_leaves_in_mid_stream_ends_the_call(
+def test_a_client_that_disconnects_in_mid_stream_ends_the_call(
     chat: Service, collector: Traces, provider: ProviderServer, path: str
 ) -> None:
     provider.reply = Reply(chunks=["more "] * 2000, delay=0.01)
@@ -209,7 +209,7 @@ def test_one_trace_across_two_services(started: dict[str, Service], collector: T
     assert only(named(spans, MODEL)).attributes["tenant"] == "acme"
 
 
-def test_a_client_of_the_gateway_that_leaves_ends_the_call_behind_it(
+def test_a_client_that_disconnects_from_the_gateway_ends_the_call_behind_it(
     started: dict[str, Service], collector: Traces, provider: ProviderServer
 ) -> None:
     provider.reply = Reply(chunks=["more "] * 2000, delay=0.01)
@@ -231,11 +231,11 @@ def test_under_fastapis_own_spans(started: dict[str, Service], collector: Traces
         assert line(spans, only(named(spans, name)))[-2:] == [server.name, caller.span_id]
 
 
-# Last: they stop what the tests above share.
+# These tests are last because they stop services that the tests above share.
 
 
 @pytest.mark.parametrize("path", ["/native/chat/stream", "/native/sync/chat/stream"])
-def test_the_end_of_the_service_ends_a_stream_that_was_left_to_the_garbage_collector(
+def test_shutting_down_the_service_ends_a_stream_left_to_the_garbage_collector(
     started: dict[str, Service], collector: Traces, provider: ProviderServer, path: str
 ) -> None:
     pytest.importorskip("fastapi.sse")
@@ -250,7 +250,7 @@ def test_the_end_of_the_service_ends_a_stream_that_was_left_to_the_garbage_colle
 
 
 def test_nothing_is_lost_when_the_service_is_terminated(services: Services, collector: Traces) -> None:
-    """With what the guide says to add, since uvicorn ends by the signal, without `atexit`."""
+    """The service has the guide's addition, because the signal ends uvicorn without running `atexit`."""
     service = services.start_uvicorn(
         "chat", "service_app:app", path=(FASTAPI, SUPPORT), OTEL_BSP_SCHEDULE_DELAY="600000"
     )

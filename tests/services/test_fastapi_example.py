@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`examples/fastapi`, run as its README says."""
+"""`examples/fastapi`, run as its README describes."""
 
 from __future__ import annotations
 

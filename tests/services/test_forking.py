@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Services whose workers are forked from a process that may have imported the application and made its models."""
+"""Services whose workers are forked from a process that may have imported the application and created its models."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ ROUTES = {
     "/sync/chat": 4,
     "/chat/stream": 4,
     "/sync/chat/stream": 4,
-    # Without a get_llm in the request.
+    # There is no get_llm in the request.
     "/imported/chat": 3,
     "/imported/sync/chat": 3,
 }
-"""How many spans a request has."""
+"""The number of spans of a request."""
 
 
 def await_workers(service: Any) -> None:
-    """Wait until a second worker answers: the first would answer all until then."""
+    """Wait until a second worker answers, because the first would answer all requests until then."""
     pids: set[bytes] = set()
     deadline = monotonic() + TIMEOUT
     while len(pids) < 2 and monotonic() < deadline:
@@ -49,7 +49,7 @@ def await_workers(service: Any) -> None:
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["each imports", "preload"])
 def test_spans_of_all_workers_arrive(tmp_path: Path, options: tuple[str, ...]) -> None:
     with ProviderServer() as provider, collecting() as collector:
-        # As long as it takes for one worker not to be able to answer all.
+        # The delay is long enough that one worker cannot answer all requests.
         provider.reply = Reply(delay=0.02)
         service = Services(tmp_path, f"{provider.url}/v1", collector).start(
             "chat",
@@ -60,7 +60,7 @@ def test_spans_of_all_workers_arrive(tmp_path: Path, options: tuple[str, ...]) -
             "--worker-class=uvicorn_worker.UvicornWorker",
             *options,
             path=(FASTAPI, SUPPORT),
-            # Only the end of a worker sends them.
+            # Spans are only exported when a worker ends.
             OTEL_BSP_SCHEDULE_DELAY="600000",
             OTEL_EXPERIMENTAL_RESOURCE_DETECTORS="otel,process",
         )
@@ -77,6 +77,6 @@ def test_spans_of_all_workers_arrive(tmp_path: Path, options: tuple[str, ...]) -
     calls = [span for spans in collector.traces.values() for span in named(spans, MODEL)]
     assert len(calls) == REQUESTS
     pids = {span.pid for span in calls}
-    # The resource is of the worker, not of the process it was forked from.
+    # The resource must be that of the worker, not of the process it was forked from.
     assert len(pids) > 1
     assert service.process.pid not in pids

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""gunicorn's gevent workers, with the configuration that the documentation gives."""
+"""gunicorn's gevent workers, with the configuration from the documentation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_first_requests_that_arrive_together_are_answered_and_traced(tmp_path: P
     config = tmp_path / "gunicorn.conf.py"
     config.write_text(configuration())
     with ProviderServer() as provider, collecting() as collector:
-        # So long that all requests are in flight at once.
+        # The delay is long enough that all requests are in flight at the same time.
         provider.reply = Reply(delay=0.2)
         service = Services(tmp_path, f"{provider.url}/v1", collector).start(
             "chat",
@@ -47,7 +47,7 @@ def test_first_requests_that_arrive_together_are_answered_and_traced(tmp_path: P
             f"--config={config}",
             path=(SUPPORT / "web",),
             launcher=False,
-            # Only the end of a worker sends them.
+            # Spans are only exported when a worker ends.
             OTEL_BSP_SCHEDULE_DELAY="600000",
         )
         try:
@@ -57,7 +57,7 @@ def test_first_requests_that_arrive_together_are_answered_and_traced(tmp_path: P
                 answers = list(pool.map(lambda caller: ask(service, "/view", caller), callers))
             log = service.stop(signal.SIGTERM)
         finally:
-            # If it hangs, copies of the worker are left, which ending the master does not end.
+            # If it hangs, forked workers are left that terminating the master does not end.
             service.kill()
     assert all("there" in answer for answer in answers)
     for caller in callers:

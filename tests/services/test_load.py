@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The load test of `load.py`, made small."""
+"""A small run of the load test of `load.py`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Prometheus scrapes a real application: the names in docs/metrics.md, the dashboard's queries and the alerts."""
+"""Prometheus scraping a real application: the names in docs/metrics.md, the dashboard's queries and the alerts."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ PROMETHEUS = shutil.which("prometheus")
 DASHBOARD: dict[str, Any] = json.loads((DOCS / "dashboards" / "modelforge.json").read_text())
 ALERTS = DOCS / "dashboards" / "alerts.yml"
 QUERIES = {
-    # As if *All* were chosen in each list.
+    # This corresponds to *All* in each list.
     panel["title"]: [re.sub(r'"\$\w+"', '".*"', target["expr"]) for target in panel["targets"]]
     for panel in DASHBOARD["panels"]
 }
 NAMES = re.findall(r"^\| `[\w.]+` \| `(\w+)` \| (\w+) \|$", PAGE, re.MULTILINE)
-"""The metrics as Prometheus calls them, with their types."""
+"""The metrics' names in Prometheus, with their types."""
 
 
 LACKING = lacking("opentelemetry.exporter.prometheus", instrumentors=("modelforge",))
@@ -50,15 +50,15 @@ if PROMETHEUS is None:
 
 needs_prometheus = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
 
-# --- What is measured ---
+# --- The application ---
 
 TEAM = "search"
 PRICE = 0.25
 DELAY = 0.02
-"""Seconds before each answer and each chunk."""
+"""The delay, in seconds, before each answer and each chunk."""
 REPLIES = {
     ASKED: Reply(input_tokens=11, output_tokens=7, cost=PRICE, delay=DELAY),
-    # Nobody knows its price.
+    # Its price is unknown.
     STREAMED: Reply(input_tokens=20, output_tokens=5, delay=DELAY),
 }
 
@@ -92,7 +92,7 @@ class Application:
         )
 
     def call(self) -> None:
-        """Return once it has made its calls."""
+        """Wait until it has made its calls."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print("call", file=self._process.stdin, flush=True)
@@ -114,7 +114,7 @@ class Application:
 
 
 class Prometheus:
-    """A server of its own, which finds what to scrape once it is told."""
+    """A separate server, which starts to scrape a target when `scrape` is called."""
 
     def __init__(self, home: Path) -> None:
         home.mkdir()
@@ -124,7 +124,7 @@ class Prometheus:
             "rule_files": [str(ALERTS)],
             "scrape_configs": [{"job_name": "app", "file_sd_configs": [{"files": ["targets.json"]}]}],
         }
-        # Which is YAML, too.
+        # JSON is valid YAML.
         (home / "prometheus.yaml").write_text(json.dumps(config))
         port = free_port()
         self._service = Service(
@@ -133,7 +133,7 @@ class Prometheus:
                 "--config.file=prometheus.yaml",
                 f"--storage.tsdb.path={home / 'data'}",
                 f"--web.listen-address={HOST}:{port}",
-                # Else it waits five seconds more before it scrapes a new target.
+                # Otherwise it waits five more seconds before it scrapes a new target.
                 "--scrape.discovery-reload-interval=100ms",
             ],
             port,
@@ -153,13 +153,13 @@ class Prometheus:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from None
 
     def query(self, expression: str, at: float | None = None) -> list[tuple[dict[str, str], float]]:
-        """Evaluate it, now or as of a time, and return labels and values."""
+        """Evaluate an expression, now or at a given time, and return labels and values."""
         found = self.get("query", query=expression, **({} if at is None else {"time": repr(at)}))
         assert found["resultType"] == "vector"
         return [(series["metric"], float(series["value"][1])) for series in found["result"]]
 
     def wait_for(self, what: Callable[[], Any]) -> Any:
-        """Return what comes true."""
+        """Wait until a result is true, and return it."""
         deadline = time.monotonic() + TIMEOUT
         while True:
             try:
@@ -167,7 +167,7 @@ class Prometheus:
                     return found
                 failure = "it did not come true"
             except (AssertionError, urllib.error.URLError) as error:
-                # It has just been started.
+                # Prometheus may still be starting.
                 failure = str(error)
             if self._service.process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"{failure}; Prometheus said\n{self._service.log.read_text()}")
@@ -175,7 +175,7 @@ class Prometheus:
 
     def wait_for_scrape(self) -> float:
         """Return the time of a successful scrape that began after now."""
-        # Prometheus moves the time of a scrape by up to two milliseconds.
+        # Prometheus adjusts the time of a scrape by up to two milliseconds.
         now = time.time() + 0.002
 
         def scraped() -> float | None:
@@ -190,11 +190,11 @@ class Prometheus:
 
 @dataclass(frozen=True)
 class Scraped:
-    """A Prometheus that has scraped the application between its first and its second calls, and after them."""
+    """A Prometheus that has scraped the application between its first and second calls, and after the second."""
 
     prometheus: Prometheus
     at: float
-    """The time of the last scrape that counts."""
+    """The time of the last relevant scrape."""
 
     def query(self, expression: str) -> dict[tuple[str, ...], float]:
         """Return the values by their labels' values, in the order of the labels' names."""
@@ -203,9 +203,9 @@ class Scraped:
 
     @property
     def growth(self) -> float:
-        """By what factor Prometheus extrapolates what a counter grew by in the window of a query.
+        """The factor by which Prometheus extrapolates a counter's growth in the window of a query.
 
-        It is the same for all that grew by what they were at first.
+        It is the same for all counters that grew by their initial values.
         """
         ((_, grown),) = self.prometheus.query(
             "sum(increase(gen_ai_client_operation_duration_seconds_count[5m]))", self.at
@@ -238,7 +238,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
 
 
 @needs_prometheus
-def test_names_are_the_documented(scraped: Scraped) -> None:
+def test_names_are_the_documented_ones(scraped: Scraped) -> None:
     suffixes = {"histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
     stored = scraped.prometheus.get("label/__name__/values")
     assert {name for name in stored if name.startswith(("gen_ai_", "modelforge_"))} == {
@@ -263,11 +263,11 @@ COUNTS = {
         for kind, tokens in (("input", REPLIES[model].input_tokens), ("output", REPLIES[model].output_tokens))
     },
 }
-"""What grew by how much between the scrapes."""
+"""The growth of each counter between the scrapes."""
 
 
 @needs_prometheus
-def test_counters_grow_by_what_was_called(scraped: Scraped) -> None:
+def test_counters_grow_by_the_number_of_calls(scraped: Scraped) -> None:
     assert 1 <= scraped.growth <= 2
     for heading, counts in COUNTS.items():
         (query,) = QUERIES[heading]
@@ -280,7 +280,7 @@ def test_counters_grow_by_what_was_called(scraped: Scraped) -> None:
 def test_the_share_of_failures(scraped: Scraped) -> None:
     (query,) = QUERIES["Share of failed requests"]
     assert scraped.query(query) == {(): pytest.approx(ERRORS / (ANSWERS + ERRORS + STREAMS))}
-    # Before the first, too.
+    # The share is also defined before the first failure.
     assert scraped.query(query.replace('error_type!~"|', 'error_type!~".*|')) == {(): 0}
 
 
@@ -324,7 +324,7 @@ def test_quantiles(scraped: Scraped, heading: str, models: set[str], least: floa
 
 
 @needs_prometheus
-def test_alerts_are_judged(scraped: Scraped) -> None:
+def test_alerts_are_evaluated(scraped: Scraped) -> None:
     def states() -> dict[str, tuple[str, str]]:
         (group,) = scraped.prometheus.get("rules")["groups"]
         return {rule["name"]: (rule["health"], rule["state"]) for rule in group["rules"]}

@@ -3,7 +3,7 @@
 
 """Streams that a web framework reads after the view has returned: Flask, Django and aiohttp.
 
-Each service runs under ``opentelemetry-instrument`` in a process of its own.
+Each service runs under ``opentelemetry-instrument`` in its own process.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Web(NamedTuple):
     collector: Traces
 
     def ask(self, name: str, path: str) -> tuple[Caller, list[Span]]:
-        """Have a service stream an answer. Return the request's caller and the trace of the model span."""
+        """Request a streamed answer. Return the request's caller and the trace of the model span."""
         if reason := reason_to_skip(SETUPS[name]):
             pytest.skip(reason)
         caller = Caller()
@@ -92,7 +92,7 @@ class Web(NamedTuple):
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """All services, started at once, because each takes seconds to import what it needs."""
+    """All services, started at the same time because each needs seconds for its imports."""
     with ProviderServer() as provider, collecting() as collector:
         services = Services(tmp_path_factory.mktemp("web"), f"{provider.url}/v1", collector)
         started = {
@@ -139,7 +139,7 @@ def test_a_stream_started_in_the_view_belongs_to_the_request(web: Web, name: str
         ("aiohttp", "/late"),
     ],
 )
-def test_a_stream_started_after_the_view_is_a_trace_of_its_own(web: Web, name: str, path: str) -> None:
+def test_a_stream_started_after_the_view_is_a_separate_trace(web: Web, name: str, path: str) -> None:
     caller, spans = web.ask(name, path)
     (model,) = named(spans, MODEL)
     assert model.trace_id != caller.trace_id
@@ -162,12 +162,12 @@ def test_the_middleware_keeps_the_request_for_a_stream_started_after_the_view(we
     (model,) = named(spans, MODEL)
     assert model.trace_id == caller.trace_id
     parents = {span.span_id: span.parent_id for span in spans}
-    # Below the middleware's span, which the framework's own is below, too.
+    # The middleware's span comes first, and the framework's own span is below it too.
     assert parents[model.parent_id] in (caller.span_id, *parents)
 
 
 @pytest.mark.parametrize(("name", "path"), [("flask", "/view"), ("django", "/view")])
-def test_a_client_that_leaves_ends_the_call(web: Web, name: str, path: str) -> None:
+def test_a_client_that_disconnects_ends_the_call(web: Web, name: str, path: str) -> None:
     if reason := reason_to_skip(SETUPS[name]):
         pytest.skip(reason)
     caller = Caller()

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the tests share: servers of the providers, models, services, and the programs that tests start."""
+"""Code shared by the tests: provider servers, models, services, and the programs that tests start."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The names that the providers' answers use."""
+"""The names used in the providers' answers."""
 
 KEYS = (
     "token_usage",

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The quickstart's application with Datadog's tracer behind OpenTelemetry's API, and after it a call that fails."""
+"""The quickstart's application with Datadog's tracer behind OpenTelemetry's API, followed by a call that fails."""
 
 import contextlib
 
@@ -19,5 +19,5 @@ ModelForgeInstrumentor().instrument()
 
 app.main()
 with contextlib.suppress(TypeError):
-    # What can't be written as JSON fails before anything is sent.
+    # An argument that cannot be serialized as JSON fails before anything is sent.
     ModelForgeRegistry().get_llm(enhanced=False).invoke("Why?", user=object())

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Ways to call a model, and a model in this process, for tests that need no provider."""
+"""Ways to call a model, and an in-process model for tests that need no provider."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ MODELS = {
     "google": "gemini-2.5-flash",
     "github_copilot": "gpt-4o",
 }
-"""A model of each of ModelForge's four types of provider."""
+"""A model for each of ModelForge's four types of provider."""
 
 TIMEOUT = 60
-"""Seconds to wait for what happens at once, unless the test is about to fail."""
+"""Seconds to wait for something that happens immediately, unless the test is about to fail."""
 
 
 def await_dropped() -> None:
-    """Wait until the calls of all streams that have been dropped are ended, if the thread that ends them runs."""
+    """Wait until the calls of all dropped streams have ended, if the thread that ends them is running."""
     if any(thread.name == "modelforge-dropped-streams" for thread in threading.enumerate()):
         ended = threading.Event()
         end_soon(ended.set)
@@ -57,7 +57,7 @@ class Person(BaseModel):
 
 
 def chain(llm: Any) -> Any:
-    """Return the usual three links."""
+    """Return a chain of the usual three links."""
     return ChatPromptTemplate.from_template("Tell me about {topic}") | llm | StrOutputParser()
 
 
@@ -115,7 +115,7 @@ ASYNC: dict[str, Callable[[Any], Coroutine[Any, Any, object]]] = {
     "astream_events": lambda llm: _drain(llm.astream_events("Hi", version="v2")),
     "chain.astream_events": lambda llm: _drain(chain(llm).astream_events({"topic": "bears"}, version="v2")),
 }
-# Absent before model-forge-llm 2.1.
+# The module does not exist before model-forge-llm 2.1.
 if importlib.util.find_spec("modelforge.streaming") is not None:
     ASYNC["modelforge.streaming.stream"] = _modelforge_stream
 
@@ -133,7 +133,7 @@ def children_of(span: Any, spans: list[ReadableSpan]) -> list[ReadableSpan]:
 
 
 class EchoModel(BaseChatModel):
-    """Answers with what it was asked, in `chunk_count` chunks; raises `error` when there is nothing more to say."""
+    """Returns the prompt, or streams `chunk_count` chunks. Raises `error`, in a stream after the chunks."""
 
     chunk_count: int = 3
     error: Any = None
@@ -159,7 +159,7 @@ class EchoModel(BaseChatModel):
 
 
 class AsyncEchoModel(EchoModel):
-    """Does so on the event loop itself."""
+    """An `EchoModel` that runs on the event loop itself."""
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
         return self._generate(*args, **kwargs)

@@ -98,7 +98,7 @@ def answer_parts(message: BaseMessage, **options: Any) -> list[dict[str, Any]]:
 
 
 def streamed(*chunks: AIMessageChunk) -> ChatGenerationChunk:
-    """Return what LangChain makes of a stream."""
+    """Return a stream's chunks as LangChain merges them."""
     first, *others = (ChatGenerationChunk(message=chunk) for chunk in chunks)
     merged = first
     for chunk in others:
@@ -117,7 +117,7 @@ LONDON = [{"name": "weather", "args": {"city": "London", "days": 2}, "id": "call
 
 
 def everywhere(x: str, **options: Any) -> Content:
-    """Return what is captured of a call with ``x`` wherever a person or a model can write."""
+    """Return the captured content of a call with ``x`` wherever a person or a model can write."""
     answer = AIMessage(
         [
             {"type": "server_tool_call", "name": x, "id": "s", "args": {x: x}},
@@ -177,7 +177,7 @@ def array(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "array", "minItems": 1, "items": schema}
 
 
-# The conventions' schemas, stricter: no field but the known ones, and no null where a string is wanted.
+# The conventions' schemas, but stricter: only known fields, and no null in place of a string.
 MEDIA = {"modality": STRING}
 MIME_TYPE = {"mime_type": {**STRING, "pattern": r"^[\w.+-]+/[\w.+-]+$"}}
 PART = {
@@ -209,7 +209,7 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 
 
 def assert_exportable(value: Any) -> None:
-    """Check that OTLP has such a value, which is that of plain JSON with integers of 64 bits."""
+    """Check that OTLP can represent a value: plain JSON with 64-bit integers."""
     if isinstance(value, dict):
         for key, item in value.items():
             assert key

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A Celery application, as the worker and the producer of test_celery.py import it."""
+"""The Celery application that the worker and the producer of test_celery.py import."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from opentelemetry import baggage, context, metrics, trace
 from celery import Celery, chord, group
 
 TIMEOUT = 120
-"""Seconds to wait for what happens soon, unless the test is about to fail."""
+"""Seconds to wait for something that happens soon, unless the test is about to fail."""
 RECYCLED = "recycled"
 """The queue of the worker whose children run one task each."""
 
-# Else a second, with no option to change it.
+# The default is one second, and no option changes it.
 Transport.polling_interval = 0.05
 
 app = Celery("celery_app")
-# What a worker imports before it forks, so that its children need not, nor the producer.
+# A worker imports these before it forks, so that neither its children nor the producer must.
 app.conf.imports = ("modelforge.registry", "openai", "genai_prices")
 app.conf.result_chord_retry_interval = 0.1
 
@@ -35,9 +35,9 @@ tracer = trace.get_tracer(__name__)
 def _ask(text: str) -> str:
     from modelforge import ModelForgeRegistry
 
-    # The resource of an older SDK is that of the process that forked.
+    # In an older SDK, the resource is that of the forking process.
     trace.get_current_span().set_attribute("pid", os.getpid())
-    # Its own retries would be in one model span.
+    # The client's own retries would be in one model span.
     llm: Any = ModelForgeRegistry().get_llm("openai", "gpt-4o-mini")
     getattr(llm, "_wrapped_llm", llm).root_client.max_retries = 0
     return llm.invoke(text).content
@@ -66,9 +66,9 @@ def flush(**_: object) -> None:
 
 
 def produce() -> None:
-    """Give the workers tasks: each kind under a span, so in a trace, of its own."""
+    """Give the workers tasks, each kind under its own span and therefore in its own trace."""
     with _request("recycled"):
-        # Awaited last: a child is replaced with no haste.
+        # It is awaited last, because replacing a child takes time.
         recycled = group(ask.s(f"Hi {number}").set(queue=RECYCLED) for number in range(2))()
     with _request("single"):
         _get(ask.delay("Hi"))

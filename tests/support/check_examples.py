@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Run the command of each example's README in a copy of this project, from nothing, and check that it shows the same.
+"""Run the command of each example's README in a fresh copy of this project, and check that it shows the same.
 
 Run by ``tox run -e examples`` as ``python tests/support/check_examples.py [NAME...]``.
 """
@@ -20,13 +20,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 600
-"""Seconds for one command, of which the first sets the virtual environment up."""
+"""Seconds for one command, the first of which sets up the virtual environment."""
 LEFT_OUT = re.compile(r"^…\n", re.MULTILINE)
-"""A line of a README that stands for any number of lines."""
+"""A line of a README that represents any number of lines."""
 
 
 def main(names: list[str]) -> int:
-    """Check the examples with these names, else all."""
+    """Check the examples with these names, or all examples."""
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="examples-") as folder:
         project, home = Path(folder, "project"), Path(folder, "home")
@@ -44,12 +44,12 @@ def main(names: list[str]) -> int:
 
 
 def copy_project(project: Path) -> None:
-    """Copy the project, without what tools have left in it."""
+    """Copy the project without files left by tools."""
     shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(".*", "__pycache__", "site"))
 
 
 def check(readme: Path, project: Path, home: Path) -> str | None:
-    """Return what is wrong with an example."""
+    """Return the problem of an example, or None."""
     command = re.search(r"```console\n\$ (\./run \S+)\n```", readme.read_text(encoding="utf-8"))
     if command is None:
         return "its README has no command"
@@ -68,7 +68,7 @@ def check(readme: Path, project: Path, home: Path) -> str | None:
 
 
 def difference(readme: Path, output: str) -> str | None:
-    """Return how an output differs from the one in a README, or None if it holds that."""
+    """Return how an output differs from the one in a README, or None if it contains that."""
     block = re.search(r"```text\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
     if block is None:
         return "its README has no output"
@@ -84,27 +84,27 @@ def difference(readme: Path, output: str) -> str | None:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Return this process's environment without what it has of Python and of this environment of tox."""
+    """Return this process's environment without the variables of Python and of this tox environment."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTHON", "TOX_", "XDG_"))
     }
     kept.pop("VIRTUAL_ENV", None)
     scripts = str(Path(sys.executable).parent)
     path = [entry for entry in os.environ["PATH"].split(os.pathsep) if entry != scripts]
-    # As wide as it takes for a span to stay in its line.
+    # Wide enough that each span fits on one line.
     return kept | {"HOME": str(home), "PATH": os.pathsep.join(path), "COLUMNS": "200"}
 
 
 def normalized(output: str) -> str:
-    """Return it without what differs from run to run: times, ports, amounts, and the widths of the columns."""
+    """Return the output without the parts that differ between runs: times, ports, amounts, and column widths."""
     for pattern, replacement in (
         (r"http://127\.0\.0\.1:\d+", "…"),
-        # A line's time, which a README may leave out.
+        # A line's time, which a README may omit.
         (r" {2,}[\d.]+ m?s$", ""),
         (r"\b[\d.]+ m?s\b", "N ms"),
         (r"\$[\d.]+", "$N"),
         (r"[\d,]+ → [\d,]+ tokens", "N → N tokens"),
-        # In the order of their starts, which is anyone's where two run at once.
+        # Spans are numbered by start, and the order of concurrent ones varies.
         (r"\[\d+\]", "[N]"),
         (r"(?<=[^\s│])  +", "  "),
         (r" +$", ""),

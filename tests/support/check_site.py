@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Check the built documentation: the reference has every public name and every option, and each link leads somewhere.
+"""Check the built documentation: the reference has every public name and every option, and each link has a target.
 
 Run by ``tox run -e docs`` as ``python tests/support/check_site.py FOLDER``.
 """
@@ -20,7 +20,7 @@ PACKAGE = package.__name__
 
 
 def main(folder: str) -> int:
-    """Print each problem, and return how many there are."""
+    """Print each problem, and return their number."""
     pages = {path.resolve(): Page(path) for path in Path(folder).glob("*.html")}
     problems = [*missing_names(pages[Path(folder, "api.html").resolve()]), *broken_links(pages)]
     print(
@@ -30,7 +30,7 @@ def main(folder: str) -> int:
 
 
 class Page(HTMLParser):
-    """The links of a page, and the ids they can lead to."""
+    """The links of a page, and the ids that links can target."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 
 def missing_names(reference: Page) -> Iterator[str]:
-    """Yield what the reference lacks of the public names and of the options."""
+    """Yield the public names and the options that the reference lacks."""
     names = [*package.__all__, *(f"Configuration.{option.name}" for option in fields(package.Configuration))]
     names.append("ModelForgeInstrumentor.instrument")
     for name in names:
@@ -56,7 +56,7 @@ def missing_names(reference: Page) -> Iterator[str]:
 
 
 def broken_links(pages: dict[Path, Page]) -> Iterator[str]:
-    """Yield the links between pages that lead nowhere."""
+    """Yield the links between pages that have no target."""
     for path, page in sorted(pages.items()):
         for link in sorted(page.links):
             url = urlsplit(link)

@@ -26,7 +26,7 @@ from readme_renderer.markdown import render
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 
-# Runs in an environment without ModelForge and without an SDK.
+# This runs in an environment without ModelForge and without an SDK.
 PROGRAM = """
 import sys
 from importlib.metadata import distribution, entry_points
@@ -61,7 +61,7 @@ def main(dist: Path) -> None:
 
 
 def check_contents(wheel: Path, project: Path) -> None:
-    """Check that the wheel has the package alone and the sdist each file of the repository but those it excludes."""
+    """Check that the wheel has only the package, and the sdist each file of the repository except those it excludes."""
     names = zipfile.ZipFile(wheel).namelist()
     for end in ("/py.typed", "/licenses/LICENSE", "/entry_points.txt"):
         assert any(name.endswith(end) for name in names), f"{wheel.name} lacks {end}: {names}"
@@ -77,7 +77,7 @@ def check_contents(wheel: Path, project: Path) -> None:
 
 
 def check_links(wheel: Path, project: Path) -> None:
-    """Check that each link and picture of the README, as a package index renders it, leads to a file of the sdist."""
+    """Check that each link and picture of the README, as a package index renders it, points to a file of the sdist."""
     with zipfile.ZipFile(wheel) as archive:
         [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = email.message_from_bytes(archive.read(name))
@@ -104,7 +104,7 @@ def check_links(wheel: Path, project: Path) -> None:
 def check_wheel(wheel: Path, python: Path) -> None:
     """Check that the wheel works with nothing but its dependencies."""
     _install(python, str(wheel))
-    # Isolated and away from src/, so that the wheel is what is imported.
+    # Python is isolated and runs outside src/, so that it imports the wheel.
     subprocess.run([python, "-I", "-c", PROGRAM], check=True, cwd=python.parent)
 
 
@@ -124,7 +124,7 @@ def check_sdist(wheel: Path, project: Path, python: Path) -> None:
 
 def new_environment(folder: Path) -> Path:
     """Make a virtual environment and return its Python."""
-    # Not venv, which on Debian needs a package that may be missing.
+    # On Debian, venv needs a package that may be missing.
     subprocess.run([sys.executable, "-m", "virtualenv", "--quiet", folder], check=True)
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 

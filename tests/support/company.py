@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs model calls beside other instrumentations, in a process of its own, and prints what was recorded as JSON.
+"""Run model calls alongside other instrumentations, in a separate process, and print the recorded telemetry as JSON.
 
 ``python company.py NAME...`` with names of :data:`OTHERS`. See ``test_coexistence.py``.
 """
@@ -31,7 +31,7 @@ OTHERS = {
     "openllmetry-openai": ("opentelemetry.instrumentation.openai", "OpenAIInstrumentor"),
     "openinference-langchain": ("openinference.instrumentation.langchain", "LangChainInstrumentor"),
 }
-"""Module and class of the instrumentors; the others, LangSmith's tracer, are environment variables."""
+"""Module and class of the instrumentors. LangSmith's tracers are enabled by environment variables instead."""
 
 LANGSMITH = {
     "langsmith": {"LANGSMITH_TRACING": "true"},
@@ -48,7 +48,7 @@ DISTRIBUTIONS = {
 }
 OURS, THEIRS = "ours", "theirs"
 STEPS = (
-    # What is instrumented or undone, and what is instrumented then; the names are read from the first.
+    # The step, and the instrumentations that are active after it. The code parses the step's name.
     (f"+{OURS}", {OURS}),
     (f"+{THEIRS}", {OURS, THEIRS}),
     (f"-{THEIRS}", {OURS}),
@@ -64,14 +64,14 @@ STEPS = (
     (f"-{OURS} from above", {THEIRS}),
     (f"-{THEIRS} last", set()),
 )
-"""Each is on top of the other and below it, and is undone from there, and comes again."""
+"""Each is instrumented on top of the other and below it, is uninstrumented there, and is instrumented again."""
 
 
 def steps_of(names: Sequence[str]) -> Sequence[tuple[str, set[str]]]:
-    """The steps a combination goes through."""
+    """Return the steps of a combination."""
     if not any(name in OTHERS for name in names):
         return STEPS[:1]
-    # OpenLLMetry's instrumentors cannot be undone, and those of third parties wrap nothing that we do.
+    # OpenLLMetry's instrumentors cannot be undone, and those of third parties wrap no function that we wrap.
     return STEPS if all(name in ("langchain", "openai") for name in names) else STEPS[:6]
 
 
@@ -108,11 +108,11 @@ CALLS = {
     "cancelled.ainvoke": 1,
     "cancelled.astream": 1,
 }
-"""How many model calls each way of calling makes."""
+"""The number of model calls that each way of calling makes."""
 
 
 def missing(names: Sequence[str]) -> str | None:
-    """What is not installed."""
+    """Return which distribution is not installed."""
     for name in (*(DISTRIBUTIONS[name] for name in names), "langgraph", "opentelemetry-instrumentation-httpx"):
         try:
             distribution(name)
@@ -122,7 +122,7 @@ def missing(names: Sequence[str]) -> str | None:
 
 
 def main(names: list[str]) -> None:
-    # Before anything else, as it keeps the user's own configuration away.
+    # This must come first, because it isolates the process from the user's own configuration.
     from langchain_core.tracers.langchain import wait_for_all_tracers
     from modelforge.modelsdev import ModelsDevClient
     from opentelemetry import metrics, trace
@@ -154,7 +154,7 @@ def main(names: list[str]) -> None:
             }
         )
         recorder = Recorder()
-        # LangSmith looks for the global one.
+        # LangSmith uses the global tracer provider.
         trace.set_tracer_provider(recorder.tracer_provider)
         metrics.set_meter_provider(recorder.meter_provider)
         for instrumentor in (HTTPXClientInstrumentor(), RequestsInstrumentor()):
@@ -162,7 +162,7 @@ def main(names: list[str]) -> None:
         # ModelForge writes its log to standard output.
         logging.getLogger("modelforge").setLevel(logging.ERROR)
         steps = {step: recorder.record(server, logged) for step in _steps(names)}
-        # LangSmith sends, or makes spans of, what it was told some time later.
+        # LangSmith sends, or creates spans from, its events with a delay.
         wait_for_all_tracers()
         later = [span["scope"] for span in recorder.spans()]
         print(json.dumps({"steps": steps, "later": later, "langsmith": langsmith.requests}))
@@ -187,7 +187,7 @@ def _steps(names: list[str]) -> Iterator[str]:
 
 
 def _functions() -> list[Any]:
-    """What is patched."""
+    """Return the functions that are patched."""
     from langchain_core.language_models.chat_models import BaseChatModel
     from modelforge import ModelForgeRegistry
 
@@ -203,7 +203,7 @@ def _functions() -> list[Any]:
 
 
 class LangSmith(ThreadingHTTPServer):
-    """Takes whatever it is sent."""
+    """Accepts any request."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _LangSmithHandler)
@@ -236,7 +236,7 @@ class _LangSmithHandler(BaseHTTPRequestHandler):
 
 
 class Logged(logging.Handler):
-    """The warnings and errors logged until now."""
+    """Collects the warnings and errors logged until now."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -247,7 +247,7 @@ class Logged(logging.Handler):
 
 
 class Recorder:
-    """Keeps what is recorded."""
+    """Keeps the recorded telemetry."""
 
     def __init__(self) -> None:
         from opentelemetry.sdk.metrics import Histogram, MeterProvider
@@ -282,7 +282,7 @@ class Recorder:
         return recorded
 
     def spans(self) -> list[dict[str, Any]]:
-        """The spans that ended since the last call began."""
+        """Return the spans that ended since the last call began."""
         return [
             {
                 "name": span.name,
@@ -312,7 +312,7 @@ class Recorder:
 
 
 def _ways(server: Any) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Every way to call a model that is new from ``get_llm``."""
+    """Yield every way to call a model that ``get_llm`` has just returned."""
     from langchain_core.messages import HumanMessage
     from langgraph.prebuilt import create_react_agent
     from modelforge import ModelForgeRegistry
@@ -330,7 +330,7 @@ def _ways(server: Any) -> Iterator[tuple[str, Callable[[], object]]]:
     for openai in (llm, enhanced._wrapped_llm):
         openai.stream_usage = True
     ollama = get_llm(registry, "ollama", "llama3")
-    # The official LangChain instrumentation passes over a model that does not say which it is.
+    # The official LangChain instrumentation ignores a model that does not report its name.
     unnamed = EchoModel(callbacks=[OpenTelemetryCallback("openai", "fast")])
     agent = create_react_agent(llm, [weather])
     question = {"messages": [HumanMessage("How is the weather?")]}

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The Python in the documentation, and how a test runs it."""
+"""The Python code in the documentation, and a way for tests to run it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from support.models import get_llm
 
 
 def python_examples(*pages: Path) -> list[CodeExample]:
-    """The blocks of Python on these pages."""
+    """Return the blocks of Python code on these pages."""
     return [example for example in find_examples(*map(str, pages)) if example.prefix in ("py", "python")]
 
 
 def run_example(example: CodeExample, eval_example: EvalExample, registry: Any) -> None:
-    """Run a block with the names that the documentation takes for granted. Undo its instrumentation and its logging."""
+    """Run a block with the names that the documentation assumes. Undo its instrumentation and its logging."""
     llm = get_llm(registry, "openai", "gpt-4o-mini")
     handlers = logging.getLogger().handlers[:]
     given = {"ModelForgeInstrumentor": ModelForgeInstrumentor, "registry": registry, "llm": llm}
@@ -37,7 +37,7 @@ def run_example(example: CodeExample, eval_example: EvalExample, registry: Any) 
 
 
 def backends_hook(name: str) -> Any:
-    """Return the response hook that the page on backends defines under a name."""
+    """Return the response hook with a given name from the page on backends."""
     (code,) = (example.source for example in python_examples(DOCS / "backends.md") if f"def {name}(" in example.source)
     hooks: list[Any] = []
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The environment of the tests: what it has, and how it is kept apart from the user's own."""
+"""The environment of the tests: what is installed, and how it is isolated from the user's own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _forget_settings() -> None:
 
 
 def isolate() -> None:
-    """Keep the tests away from the user's own configuration."""
+    """Isolate the tests from the user's own configuration."""
     home = Path(tempfile.mkdtemp(prefix="modelforge-tests-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     os.environ["HOME"] = os.environ["USERPROFILE"] = str(home)
@@ -59,7 +59,7 @@ def isolate() -> None:
     # A shell without job control ignores SIGINT in background commands, and the tests' processes would inherit it.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # ModelForge works out the paths of its global and its local configuration when it is imported.
+    # ModelForge determines the paths of its global and local configurations when it is imported.
     with contextlib.chdir(home):
         importlib.import_module("modelforge.registry")
     # langchain-github-copilot loads the nearest .env file when it is imported.
@@ -67,12 +67,12 @@ def isolate() -> None:
 
 
 def at_least(distribution: str, minimum: str) -> bool:
-    """Whether what is installed is as new as that; the oldest supported releases lack a thing here and there."""
+    """Return whether a distribution has a minimum version, because the oldest supported releases lack some features."""
     return Version(version(distribution)) >= Version(minimum)
 
 
 def lacking(*modules: str, instrumentors: Sequence[str] = ()) -> str | None:
-    """What this environment lacks: one of the modules, or `opentelemetry-instrument` with an instrumentor to load."""
+    """Return what this environment lacks: a module, `opentelemetry-instrument`, or one of its instrumentors."""
     for module in modules:
         try:
             importlib.import_module(module)
@@ -87,5 +87,5 @@ def lacking(*modules: str, instrumentors: Sequence[str] = ()) -> str | None:
 
 
 COUNTS_REASONING = pytest.mark.skipif(
-    not at_least("langchain-google-genai", "2.1.7"), reason="counts reasoning apart, and a stream's once a chunk"
+    not at_least("langchain-google-genai", "2.1.7"), reason="counts reasoning separately, and a stream's once per chunk"
 )

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the examples need, and what the quickstart prints."""
+"""The requirements of the examples, and the output of the quickstart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.environment import lacking
 
 Outputs = Mapping[tuple[str, ...], str]
 TIMEOUT = 1200
-"""Seconds for an example to end, unless the test is about to fail."""
+"""Seconds to wait for an example to end, unless the test is about to fail."""
 
 TREE = """\
 answer question
@@ -35,27 +35,27 @@ answer question
 
 
 def without_numbers(tree: str) -> str:
-    """The tree without its durations, and with N for every other number."""
+    """Return the tree without its durations, and with N for every other number."""
     lines = (re.sub(r"\b\d[\d.,]*\b", "N", line) for line in tree.splitlines())
     return "".join(re.sub(r"(?<=[^\s│])  +", ": ", re.sub(r" +N m?s$", "", line)) + "\n" for line in lines)
 
 
 def missing() -> str | None:
-    """What this environment lacks to run the example."""
+    """Return what this environment lacks to run the example."""
     if "enhanced" not in inspect.signature(ModelForgeRegistry.get_llm).parameters:
         return "the example is written for ModelForge 2.1 and later"
     return lacking(instrumentors=("modelforge", "httpx"))
 
 
 def outputs_of(*commands: tuple[str, ...]) -> Outputs:
-    """Run examples at once, each with its arguments, and return what they print."""
+    """Run examples concurrently, each with its arguments, and return their output."""
     runs = {
         (name, *arguments): subprocess.Popen(
             [sys.executable, EXAMPLES, name, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
-            # As wide as it takes for a span to stay in its line.
+            # Wide enough that each span fits on one line.
             env={**os.environ, "COLUMNS": "200"},
         )
         for name, *arguments in commands

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the tests of faults share: an application that is compared with itself, and ways to hold and to count."""
+"""Code shared by the tests of faults: an application that is compared with itself, and ways to block and to count."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.providers import ProviderServer, Reply
 
 
 def seen(application: Callable[[], Any]) -> Any:
-    """Return what an application sees: a result, or the type and the arguments of what is raised."""
+    """Return what an application sees: a result, or the type and the arguments of an exception."""
     try:
         return application()
     except Exception as error:
@@ -36,7 +36,7 @@ def seen(application: Callable[[], Any]) -> Any:
 
 
 def unaffected(application: Callable[[], Any]) -> Callable[[], None]:
-    """Run an application, uninstrumented, and return what checks that it sees the same once more."""
+    """Run an application, uninstrumented, and return a function that checks that it sees the same again."""
     assert not ModelForgeInstrumentor().is_instrumented_by_opentelemetry
     before = seen(application)
 
@@ -48,7 +48,7 @@ def unaffected(application: Callable[[], Any]) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def instrumented(**providers: Any) -> Iterator[None]:
-    """Instrument ModelForge, and check that afterwards every function and the context are back, and no call is open."""
+    """Instrument ModelForge, and check afterwards that functions and context are restored, and no call is open."""
     before, context = _functions(), get_current()
     ModelForgeInstrumentor().instrument(skip_dep_check=True, **providers)
     try:
@@ -79,14 +79,14 @@ def fails_when_told(body: dict[str, Any]) -> Reply:
 
 
 class Application:
-    """Gets a model and calls it in each way, for an answer and for an error of a server that `fails_when_told`."""
+    """Gets a model and calls it in each way, with an answer and with an error from a server that `fails_when_told`."""
 
     spans = 9
     calls = 8
 
     def __init__(self, registry: ModelForgeRegistry, server: ProviderServer) -> None:
         server.reply = fails_when_told
-        get_llm(registry)  # Fills ModelForge's cache of models.dev.
+        get_llm(registry)  # This fills ModelForge's cache of models.dev.
         self._registry = registry
         self._held: list[weakref.ref[Any]] = []
 
@@ -106,7 +106,7 @@ class Application:
         ]
 
     def check_forgotten(self) -> None:
-        """Check that no model, no answer and no chunk of it is left in memory."""
+        """Check that no model, answer or chunk is left in memory."""
         gc.collect()
         assert [held() for held in self._held if held() is not None] == []
 
@@ -122,7 +122,7 @@ class Application:
     def _note(self, result: BaseMessage | Iterable[BaseMessage]) -> Any:
         messages = [result] if isinstance(result, BaseMessage) else list(result)
         self._held += map(weakref.ref, messages)
-        # LangChain invents the id.
+        # LangChain generates the id.
         return [message.model_dump(exclude={"id"}) for message in messages]
 
 
@@ -131,7 +131,7 @@ async def _gather(stream: AsyncIterable[BaseMessage]) -> list[BaseMessage]:
 
 
 class Gate:
-    """Holds every thread that comes to it until it is opened."""
+    """Blocks every thread that calls `hold` until it is opened."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -147,19 +147,19 @@ class Gate:
                 self._gave_up = True
 
     def wait_for(self, threads: int = 1) -> None:
-        """Return once so many have come."""
+        """Wait until this many threads are blocked."""
         with self._condition:
-            assert self._condition.wait_for(lambda: self._held >= threads, TIMEOUT), f"{self._held} are held"
+            assert self._condition.wait_for(lambda: self._held >= threads, TIMEOUT), f"{self._held} are blocked"
 
     def open(self) -> None:
         with self._condition:
-            assert not self._gave_up, "what was to happen meanwhile waited for a thread that is held"
+            assert not self._gave_up, "code that should have run meanwhile waited for a blocked thread"
             self._is_open = True
             self._condition.notify_all()
 
 
 class Ledger(SpanProcessor):
-    """Counts how often each span is started, told to end, and ended."""
+    """Counts how often each span is started, its `end` is called, and it has ended."""
 
     def __init__(self) -> None:
         self.started: Counter[int] = Counter()
@@ -175,7 +175,7 @@ class Ledger(SpanProcessor):
             self._count(self.told, span)
             end(*args)
 
-        # The SDK ends a span once, however often it is told to.
+        # The SDK ends a span once, however often `end` is called.
         span.end = counted_end
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -186,7 +186,7 @@ class Ledger(SpanProcessor):
             counter[span.context.span_id] += 1
 
     def check(self, spans: int | None = None) -> None:
-        """Check that each started once and ended once, and how many there were."""
+        """Check that each span was started and ended once, and the number of spans."""
         await_dropped()
         assert set(self.started.values()) <= {1}
         assert self.told == self.started
@@ -196,7 +196,7 @@ class Ledger(SpanProcessor):
 
 
 def background(work: Callable[[], Any]) -> Callable[[], Any]:
-    """Start a thread, and return what waits for its end and returns, or raises, what it did."""
+    """Start a thread, and return a function that waits for its end and returns its result, or raises its exception."""
     done: list[Any] = []
 
     def run() -> None:
@@ -210,7 +210,7 @@ def background(work: Callable[[], Any]) -> Callable[[], Any]:
 
     def result() -> Any:
         thread.join(TIMEOUT)
-        assert not thread.is_alive(), "it hangs"
+        assert not thread.is_alive(), "the thread hangs"
         returned, value = done[0]
         if not returned:
             raise value

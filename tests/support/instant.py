@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A model in this process, handed out by ModelForge: OpenAI's integration, whose answers are here already."""
+"""An in-process model, handed out by ModelForge: OpenAI's integration with predefined answers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ COMMON = {"id": "chatcmpl-1", "model": "gpt-4o-mini-2024-07-18", "created": 1}
 
 
 def answer(text: str = "Hello") -> dict[str, Any]:
-    """Return an answer as the API sends it."""
+    """Return an answer in the form that the API sends."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return {**COMMON, "object": "chat.completion", "choices": [choice], "usage": USAGE}
 
 
 def chunks(count: int = 3, text: str = "Hello ") -> Iterator[dict[str, Any]]:
-    """Yield the chunks of a stream as the API sends them; the last one brings the usage."""
+    """Yield the chunks of a stream in the form that the API sends, the last of which contains the usage."""
     of_chunk = {**COMMON, "object": "chat.completion.chunk"}
     for _ in range(count - 1):
         yield {**of_chunk, "choices": [{"index": 0, "delta": {"role": "assistant", "content": text}}]}
@@ -35,10 +35,10 @@ def chunks(count: int = 3, text: str = "Hello ") -> Iterator[dict[str, Any]]:
 
 
 class InstantOpenAI(ChatOpenAI):
-    """Answers without asking a server, by the code that reads a server's answer.
+    """Answers without a server, with the code that reads a server's answer.
 
     ``fails`` is raised instead of an answer, and after the chunks of a stream: an exception, or a class of which each
-    call raises one of its own, as its traceback keeps what failed.
+    call raises a new instance, because the traceback keeps references to the failed call.
     """
 
     chunk_count: int = 3
@@ -71,13 +71,13 @@ class InstantOpenAI(ChatOpenAI):
             yield chunk
 
     def _received(self, kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:
-        # What the openai package does with each body and each event.
+        # The openai package does the same with each body and each event.
         received: Any = self.root_client._process_response_data(data=raw, cast_to=kind, response=None)
         return received.model_dump()
 
 
 class InstantRegistry(ModelForgeRegistry):
-    """ModelForge's registry with one provider; only the client it builds is another.
+    """ModelForge's registry with one provider, which only differs in the client that it builds.
 
     :param model: the class of the client.
     :param fields: its fields.

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Interrupts at a chosen place of the package: a tracer raises, or has a signal handler raise, at the k-th event."""
+"""Interrupts at a chosen place in the package: a tracer raises, or has a signal handler raise, at the k-th event."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ SECONDS_TO_END_DROPPED = 0.3
 
 
 class TimeLimit(Exception):
-    """What a signal handler raises, as Celery's time limits do."""
+    """An exception raised by a signal handler, like Celery's time limits."""
 
 
 # --- The ways to interrupt ---
 
 
 class _Interrupt:
-    """One exception, and where it was raised."""
+    """One exception, and the ways to raise it."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -81,7 +81,7 @@ HANDLERS: dict[str, Callable[[_Interrupt], Callable[..., None]]] = {
 KINDS = ("KeyboardInterrupt", *HANDLERS)
 
 
-# --- What is observed ---
+# --- Observation ---
 
 
 class SpanCount(SpanProcessor):
@@ -102,7 +102,7 @@ class SpanCount(SpanProcessor):
 
 
 class LogLines(logging.Handler):
-    """Keeps the log's lines that tell of a fault."""
+    """Keeps the log lines that report a fault."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -116,7 +116,7 @@ class LogLines(logging.Handler):
 
 @dataclass
 class Observer:
-    """The providers that the package reports to in these tests, and what is left open."""
+    """The providers that the package uses in these tests, and checks for anything left open."""
 
     spans: SpanCount = field(default_factory=SpanCount)
     reader: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
@@ -139,7 +139,7 @@ class Observer:
         )
 
     def left_open(self) -> list[str]:
-        """Return what is open, at once."""
+        """Return what is open now."""
         found = []
         if open_calls:
             found.append(f"open calls: {len(open_calls)}")
@@ -152,7 +152,7 @@ class Observer:
         return found
 
     def left_open_soon(self, *, collected: bool = True, within: float = SECONDS_TO_END_DROPPED) -> list[str]:
-        """Return what is open once the thread that ends dropped streams had the time for it."""
+        """Return what is still open after the thread that ends dropped streams has had time to run."""
         deadline = time.monotonic() + within
         while (found := self.left_open()) and time.monotonic() < deadline:
             if collected:
@@ -161,13 +161,13 @@ class Observer:
         return found
 
     def forget(self) -> None:
-        """Let one failure be one failure."""
+        """Reset the state, so that one failure does not cause others."""
         open_calls.clear()
         self.spans.open.clear()
         self.spans.started = self.spans.ended = 0
         self.log.lines.clear()
         if streams := self.active_streams():
-            # No public way sets it back: count against it.
+            # There is no public way to reset it, so subtract the count.
             telemetry = _telemetry()
             if telemetry is not None:
                 telemetry.active_streams._record(-streams, {}, None)
@@ -184,7 +184,7 @@ def _telemetry() -> Any:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an event happened."""
+    """The place of an event."""
 
     file: str
     line: int
@@ -197,7 +197,7 @@ class Place:
 
 
 def _in_destructor(frame: FrameType | None) -> bool:
-    """Return whether Python, or an event loop that closes what was dropped, swallows what is raised there."""
+    """Return whether Python, or an event loop that closes dropped generators, suppresses exceptions raised there."""
     with contextlib.suppress(RuntimeError):
         task = asyncio.current_task()
         if task is not None and type(task.get_coro()).__name__ == "async_generator_athrow":
@@ -211,7 +211,7 @@ def _in_destructor(frame: FrameType | None) -> bool:
 
 
 class Tracer:
-    """Calls ``interrupt`` at the k-th event in the package's own code, and counts the events before.
+    """Calls ``interrupt`` at the k-th event in the package's own code, and counts the events before it.
 
     :param at: which event, counted from 0; None only counts.
     :param opcodes: whether each place is an event where CPython may run a signal handler, instead of each line.
@@ -245,7 +245,7 @@ class Tracer:
     @contextlib.contextmanager
     def tracing(self) -> Iterator[None]:
         before = sys.gettrace()
-        # Python 3.12 looks at the flag of some frame when a trace function is set.
+        # Python 3.12 checks the flag of a frame when a trace function is set.
         sys._getframe().f_trace_opcodes = self._opcodes
         sys.settrace(self._call)
         try:
@@ -294,16 +294,16 @@ class Tracer:
                 self.places.append(place)
                 return
             self.place = place
-            # Otherwise a frame that the interrupt leaves would be kept, and with it the stream that it steps.
+            # Otherwise this would keep a frame that the interrupt leaves, and with it the stream that the frame steps.
             self._before.clear()
             assert self._interrupt is not None
             self._interrupt()
 
 
-# After these CPython looks for signals. After a call it does so only if the function is written in C. Which function is
-# called cannot be told here, so an event follows any call but one.
+# CPython checks for signals after these opcodes. After a call, it does so only if the function is written in C. The
+# called function cannot be determined here, so an event follows any call but one.
 _CHECKED = frozenset({"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD", "RESUME"})
-# Written in Python. So an interrupt cannot come between the start of a span and the store of what this returns.
+# It is written in Python, so an interrupt cannot occur between the start of a span and the assignment of the result.
 _START_SPAN = SDKTracer.start_span.__code__
 
 
@@ -316,26 +316,26 @@ def _opcodes(code: CodeType) -> dict[int, str]:
 
 @dataclass
 class Outcome:
-    """What one run with one interrupt did."""
+    """The outcome of one run with one interrupt."""
 
     place: Place | None
     """None if the run had fewer events."""
     faults: list[str]
     held: list[str]
-    """What was open until the application forgot the exception, whose traceback keeps the frames."""
+    """What was open until the application released the exception, whose traceback keeps the frames."""
 
 
 def _results(application: Callable[[], object]) -> Iterator[object]:
     """Yield the result of ``application``.
 
-    If a trace function raises at the end of an ``except`` clause, CPython goes on handling the exception of the clause.
+    If a trace function raises at the end of an ``except`` clause, CPython keeps handling the exception of the clause.
     It does so in this generator only, and no later test sees that exception as a context of its own.
     """
     yield application()
 
 
 def run(observer: Observer, application: Callable[[], object], kind: str, at: int, *, opcodes: bool = False) -> Outcome:
-    """Run ``application`` with an interrupt at an event, and look at what is left."""
+    """Run ``application`` with an interrupt at an event, and check what is left."""
     observer.forget()
     interrupt = _Interrupt(KeyboardInterrupt("here") if kind == "KeyboardInterrupt" else TimeLimit("here"))
     if kind == "KeyboardInterrupt":
@@ -359,12 +359,12 @@ def run(observer: Observer, application: Callable[[], object], kind: str, at: in
     if place is not None and not place.destructor and seen is not interrupt.error:
         faults.append(f"the application saw {seen!r}")
     if get_current() is not before:
-        faults.append("the context is another")
+        faults.append("the context has changed")
         context_api.attach(before)
     if (frame := frame_around()) is not None:
         faults.append("a frame is current")
         leave_frame(frame, None)
-    # The application still holds the exception, and its traceback the frames.
+    # The application still holds the exception, whose traceback holds the frames.
     held = observer.left_open_soon(collected=False, within=0.03) if place and not place.destructor else []
     seen = None
     interrupt.error.__traceback__ = interrupt.error.__context__ = None

@@ -25,7 +25,7 @@ STORAGE = "memory"
 
 
 class CollectorProgram(Program):
-    """An OpenTelemetry Collector with configurations: files, or values. Each is merged into those before it."""
+    """An OpenTelemetry Collector with configurations: files or values. Each is merged into the previous ones."""
 
     def __init__(
         self, program: str, ports: Sequence[int], directory: Path, *configurations: Path | Mapping[str, Any]
@@ -35,21 +35,21 @@ class CollectorProgram(Program):
         given.mkdir()
         for number, configuration in enumerate(configurations):
             if isinstance(configuration, Mapping):
-                # JSON is YAML.
+                # JSON is valid YAML.
                 (given / f"{number}.yaml").write_text(json.dumps(configuration))
                 configuration = given / f"{number}.yaml"
             command.append(f"--config={configuration}")
-        # Jaeger would send spans of its own to port 4317.
+        # Jaeger would send its own spans to port 4317.
         super().__init__(command, ports, directory, OTEL_TRACES_SAMPLER="always_off")
 
     def wait(self) -> None:
-        """Return once it listens on all its ports."""
+        """Wait until it listens on all its ports."""
         for port in self.ports:
             self.wait_for(port)
 
 
 class Jaeger(CollectorProgram):
-    """Jaeger itself. `endpoint` takes OTLP over HTTP, `grpc_endpoint` over gRPC."""
+    """Jaeger itself. `endpoint` accepts OTLP over HTTP, `grpc_endpoint` over gRPC."""
 
     def __init__(self, directory: Path) -> None:
         query, query_grpc, http, grpc = (free_port() for _ in range(4))
@@ -87,7 +87,7 @@ class Jaeger(CollectorProgram):
         self.grpc_endpoint = f"http://{HOST}:{grpc}"
 
     def traces(self, service: str, count: int = 1) -> list[dict[str, Any]]:
-        """Return the traces of a service, as Jaeger's pages get them, once there are so many."""
+        """Return the traces of a service, as Jaeger's pages receive them, once there are this many."""
         query = urllib.parse.urlencode({"service": service, "limit": 100})
 
         def find() -> list[dict[str, Any]] | None:
@@ -97,7 +97,7 @@ class Jaeger(CollectorProgram):
         return until(find)
 
     def trace(self, trace_id: str, spans: int) -> dict[str, Any]:
-        """Return one trace, as Jaeger's pages get it, once it has so many spans."""
+        """Return one trace, as Jaeger's pages receive it, once it has this many spans."""
 
         def find() -> dict[str, Any] | None:
             try:
@@ -110,7 +110,7 @@ class Jaeger(CollectorProgram):
         return until(find)
 
     def resource_spans(self, trace_id: str) -> list[dict[str, Any]]:
-        """Return one trace in OTLP's JSON form, which keeps the type of every value."""
+        """Return one trace as OTLP JSON, which keeps the type of every value."""
         return fetch(f"{self.url}/api/v3/traces/{trace_id}")["result"]["resourceSpans"]
 
 
@@ -120,7 +120,7 @@ def tags(pairs: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, Any]]:
 
 
 def reference(span: Mapping[str, Any], kind: str) -> str | None:
-    """Return the id of the only span that one refers to in this way: as CHILD_OF its parent, FOLLOWS_FROM a link."""
+    """Return the id of the only span that a span references with this kind: CHILD_OF a parent, FOLLOWS_FROM a link."""
     ids = [found["spanID"] for found in span["references"] if found["refType"] == kind]
     assert len(ids) <= 1
     return ids[0] if ids else None
@@ -136,6 +136,6 @@ def outline(trace: Mapping[str, Any], parent_id: str | None = None, indent: str 
 
 
 def named(trace: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """Return the spans of a name, in the order in which they started."""
+    """Return the spans with a name, in start order."""
     found = [span for span in trace["spans"] if span["operationName"] == name]
     return sorted(found, key=lambda span: span["startTime"])

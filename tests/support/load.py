@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A load test of the FastAPI example: many clients at once, some of which stream and some of which leave early.
+"""A load test of the FastAPI example: many concurrent clients, some of which stream and some of which leave early.
 
 `PYTHONPATH=.:tests python -m support.load --requests 5000 --clients 64` prints the result, and fails if a request does
 not have exactly one correct trace.
@@ -43,7 +43,7 @@ ROUTES = ("/chat", "/sync/chat")
 
 @dataclass(frozen=True)
 class Ask:
-    """One request: a third are streamed, half of each go to a synchronous route, and a tenth are given up."""
+    """One request: a third are streamed, half of each kind go to a synchronous route, and a tenth are cancelled."""
 
     number: int
     trace_id: str = field(default_factory=lambda: secrets.token_hex(16))
@@ -55,7 +55,7 @@ class Ask:
 
     @property
     def cancelled(self) -> bool:
-        # Also of those that are streamed, and of those that go to each kind of route.
+        # This selects some streamed requests, and some requests to each kind of route.
         return self.number % 10 == 7
 
     @property
@@ -75,16 +75,16 @@ class Ask:
 
     @property
     def outcomes(self) -> set[str]:
-        """The ends it may have. Starlette runs a plain endpoint to its end, whether or not the client waits for it."""
+        """The possible outcomes. Starlette runs a plain endpoint to completion, even if the client does not wait."""
         return {"cancelled", "closed"} if self.streamed and self.cancelled else {"completed"}
 
 
 class Model:
-    """Answers with what it was asked; to who will leave early, for as long as it takes until nobody listens."""
+    """Echoes the prompt. To clients that will leave early, it streams until they have disconnected."""
 
     def __init__(self) -> None:
         self.asked: dict[str, asyncio.Event] = {}
-        """Set once it was asked on behalf of a request that will be given up."""
+        """The events that are set once a request that will be cancelled has called the model."""
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def __call__(self, body: Mapping[str, Any]) -> Reply:
@@ -123,7 +123,7 @@ async def _send(client: httpx.AsyncClient, ask: Ask, model: Model) -> None:
 async def _send_all(url: str, asks: Sequence[Ask], clients: int, model: Model) -> None:
     model.loop = asyncio.get_running_loop()
     remaining = iter(asks)
-    # A connection for each request, so that none is sent on one that the service is about to close.
+    # Each request has its own connection, so that none is sent on one that the service is about to close.
     limits = httpx.Limits(max_keepalive_connections=0)
 
     async def work() -> None:
@@ -137,7 +137,7 @@ async def _send_all(url: str, asks: Sequence[Ask], clients: int, model: Model) -
 
 
 def mistakes(ask: Ask, spans: Sequence[Span], received: Sequence[Request]) -> list[str]:
-    """Return what is wrong with the trace of a request."""
+    """Return the mistakes in the trace of a request."""
     spans = without_parts(spans)
     found = [f"{len(spans)} spans: {sorted(span.name for span in spans)}"] if len(spans) != 4 else []
     server = [span for span in spans if span.kind == SERVER]
@@ -168,19 +168,19 @@ def mistakes(ask: Ask, spans: Sequence[Span], received: Sequence[Request]) -> li
 
 @dataclass
 class Result:
-    """What came of a load test."""
+    """The result of a load test."""
 
     seconds: float
     asks: Sequence[Ask]
     mistakes: Mapping[int, Sequence[str]]
     strangers: int
-    """Traces of no request."""
+    """The number of traces that belong to no request."""
     outcomes: Counter[str]
     log: str
 
 
 def run(home: Path, requests: int, clients: int) -> Result:
-    """Start the service, send the requests, stop it and look at every trace."""
+    """Start the service, send the requests, stop it and check every trace."""
     with ProviderServer() as provider, collecting() as collector:
         provider.reply = model = Model()
         services = Services(home, f"{provider.url}/v1", collector)
@@ -196,7 +196,7 @@ def run(home: Path, requests: int, clients: int) -> Result:
             error.add_note(f"{service.process.poll()=}\n{service.stop()}")
             raise
         seconds = time.monotonic() - started
-        # It ends once the last answer is out, and its spans.
+        # It ends once the last answer has been sent and its spans have been exported.
         log = service.stop()
         return _result(seconds, asks, collector, provider, log)
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""An application that makes the same calls for each line of its standard input, and answers with that line."""
+"""An application that makes the same calls for each line of its standard input, and then prints that line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 ASKED = "gpt-4o-mini"
 STREAMED = "our-model"
 FAIL = "fail"
-"""What the provider answers with an error."""
+"""The prompt that the provider answers with an error."""
 
 ANSWERS = 3
 ERRORS = 1
-"""How many calls of `ASKED` end with which, each time."""
+"""The numbers of calls of `ASKED` that end with an answer and with an error, each time."""
 STREAMS = 2
-"""How many streams of `STREAMED` are read to their end each time; one more is left open."""
+"""The number of streams of `STREAMED` that are read to the end each time. One more is left open."""
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""ModelForge's configuration and the models that it hands out."""
+"""ModelForge's configuration and the models that it returns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COPILOT_TOKEN = "gho_test0123456789abcdefghijklmnopqrstuv"
 
 
 def write_config(config: dict[str, Any]) -> None:
-    """Make `config` what ModelForge reads."""
+    """Make `config` the configuration that ModelForge reads."""
     from modelforge.config import GLOBAL_CONFIG_FILE
 
     GLOBAL_CONFIG_FILE.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def get_llm(
     enhanced: bool = False,
     **options: Any,
 ) -> BaseChatModel:
-    """Call `registry.get_llm`, saying whether it is to be enhanced where that can be said: not in ModelForge 2.0."""
+    """Call `registry.get_llm`, with an explicit `enhanced` argument unless this is ModelForge 2.0, which has none."""
     if "enhanced" in inspect.signature(registry.get_llm).parameters:
         options["enhanced"] = enhanced
     elif enhanced:
@@ -46,7 +46,7 @@ def get_llm(
 
 
 def write_price(provider: str, model: str, cost: dict[str, Any], **fields: Any) -> None:
-    """Put a model into ModelForge's cache of models.dev, with its prices in dollars per million tokens."""
+    """Add a model to ModelForge's cache of models.dev, with its prices in dollars per million tokens."""
     from modelforge.modelsdev import ModelsDevClient
 
     ModelsDevClient.CACHE_DIR.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def write_price(provider: str, model: str, cost: dict[str, Any], **fields: Any) 
 
 
 def without_retries(llm: BaseChatModel) -> BaseChatModel:
-    """Let errors surface at the first attempt: the providers' own back-off takes seconds."""
+    """Raise errors at the first attempt, because the providers' own back-off takes seconds."""
     model: Any = getattr(llm, "_wrapped_llm", llm)
     if getattr(model, "root_client", None) is not None:
         model.root_client.max_retries = model.root_async_client.max_retries = 0

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Answers of OpenAI's two APIs, as a server sends them."""
+"""Answers of OpenAI's two APIs in the form that a server sends."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Program(Service):
-    """A program that keeps its files in a directory of its own."""
+    """A program that keeps its files in its own directory."""
 
     def __init__(self, command: Sequence[str], ports: Sequence[int], directory: Path, **variables: str) -> None:
         directory.mkdir()
@@ -29,7 +29,7 @@ class Program(Service):
         self.ports = ports
 
     def stop(self, number: signal.Signals = signal.SIGKILL) -> str:
-        """End it and the processes it has started. The default signal is for a program whose data nobody needs."""
+        """End it and the processes it has started. The default signal is for a program whose data is not needed."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
         self.process.wait(TIMEOUT)
@@ -37,7 +37,7 @@ class Program(Service):
 
 
 def fetch(url: str, body: Any = None) -> Any:
-    """Get JSON, or post it."""
+    """Send a GET request, or POST a JSON body, and return the JSON answer."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:

@@ -1,9 +1,9 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Servers on the loopback interface that speak the protocol of each provider ModelForge supports.
+"""Servers on the loopback interface that implement the protocol of each provider ModelForge supports.
 
-One `ProviderServer` answers for all of them: OpenAI, OpenRouter, Ollama, GitHub Copilot and models.dev over HTTP,
+One `ProviderServer` serves all of them: OpenAI, OpenRouter, Ollama, GitHub Copilot and models.dev over HTTP,
 Google over gRPC. What it answers is scripted with a `Reply`.
 """
 
@@ -40,7 +40,7 @@ RESPONSES_PATH = "/responses"
 TOKEN_PATH = "/login/oauth/access_token"
 REFRESHED_TOKEN = "gho_refreshed0123456789abcdefghijklmnop"
 
-# What models.dev publishes, cut down to the fields ModelForge reads. Prices are dollars per million tokens.
+# The data of models.dev, reduced to the fields ModelForge reads. Prices are dollars per million tokens.
 CATALOGUE = {
     "openai": {
         "id": "openai",
@@ -81,29 +81,29 @@ class ToolCall:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What a provider answers. The defaults are a good answer to whatever was asked.
+    """A provider's reply. The defaults are a valid answer to any request.
 
     `hold_after` and `cut_after` count pieces of a streamed answer; a cut answer that is not streamed ends in the
     middle of its body. While an answer is held, `ProviderServer.held` is set.
     """
 
     text: str | None = None
-    """None: a greeting, or an instance of the JSON schema the request asks for."""
+    """None: a greeting, or an instance of the JSON schema in the request."""
     chunks: Sequence[str] | None = None
     """How a stream divides the text. None: one piece per word."""
     tool_calls: Sequence[ToolCall] | None = None
     """None: one call of the first tool offered, unless the conversation ends with a tool's result."""
     finish_reason: str | None = None
-    """In OpenAI's words. None: `stop`, or `tool_calls`."""
+    """OpenAI's finish reason. None: `stop`, or `tool_calls`."""
     usage: bool | None = None
-    """Whether to report token usage. None: as the provider does, so not for GitHub Copilot."""
+    """Whether to report token usage. None: as the provider does, so GitHub Copilot reports none."""
     input_tokens: int = 11
     cached_tokens: int = 4
     output_tokens: int = 7
     """Includes the reasoning tokens."""
     reasoning_tokens: int = 3
     cache_write_tokens: int | None = None
-    """As OpenRouter reports them."""
+    """Cache writes as OpenRouter reports them."""
     cost: float | None = None
     """OpenRouter's `usage.cost`, in dollars."""
     model: str | None = None
@@ -116,17 +116,17 @@ class Reply:
     hold: bool = False
     """Hold everything, headers included, until `ProviderServer.release` is set."""
     hold_after: int | None = None
-    """Hold the stream after so many pieces, until `ProviderServer.release` is set."""
+    """Hold the stream after this many pieces, until `ProviderServer.release` is set."""
     cut_after: int | None = None
-    """Close the connection after so many pieces."""
+    """Close the connection after this many pieces."""
     malformed: bool = False
-    """Send what does not parse: instead of a plain answer, or after the first piece of a stream."""
+    """Send invalid data instead of a plain answer, or after the first piece of a stream."""
     body: Mapping[str, Any] | None = None
-    """A plain answer as it is to be sent over HTTP, on any path."""
+    """The plain answer to send over HTTP, on any path."""
     events: Sequence[Mapping[str, Any]] | None = None
-    """A streamed answer as it is to be sent over HTTP: the data of each event, or Ollama's lines."""
+    """The streamed answer to send over HTTP: the data of each event, or Ollama's lines."""
     serialized: Sequence[bytes] | None = None
-    """Google's responses as they are to be sent: all of them in a stream, the last one as a plain answer."""
+    """Google's responses to send: all of them in a stream, the last one as a plain answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +139,11 @@ class Request:
 
 
 class ConnectionCut(Exception):
-    """The script says to close the connection here."""
+    """Raised where the script closes the connection."""
 
 
 class ProviderServer:
-    """All the providers at once, answering as `reply` says. A context manager; `url` has no trailing slash."""
+    """All the providers in one context manager, which answers with `reply`. `url` has no trailing slash."""
 
     def __init__(self) -> None:
         self.reply: Reply | Callable[[dict[str, Any]], Reply] = Reply()
@@ -160,7 +160,7 @@ class ProviderServer:
 
     def __enter__(self) -> Self:
         self._grpc.start()
-        # The poll interval is how long shutdown() takes.
+        # The poll interval determines how long shutdown() takes.
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
@@ -174,7 +174,7 @@ class ProviderServer:
 
     @property
     def requests(self) -> list[Request]:
-        """The requests received until now, oldest first, also those for models.dev and for access tokens."""
+        """The requests received until now, oldest first, including those for models.dev and for access tokens."""
         with self._lock:
             return list(self._requests)
 
@@ -185,21 +185,21 @@ class ProviderServer:
         return request
 
     def record(self, path: str, headers: Iterable[tuple[str, Any]], body: dict[str, Any]) -> Request:
-        """Add to the requests received."""
+        """Add a request to those received."""
         request = Request(path=path, headers={name.lower(): value for name, value in headers}, body=body)
         with self._lock:
             self._requests.append(request)
         return request
 
     def script(self, request: Request) -> Reply:
-        """Find the reply to a request, once it may be answered."""
+        """Return the reply to a request once it may be answered."""
         reply = self.reply if isinstance(self.reply, Reply) else self.reply(request.body)
         if reply.hold:
             self._hold()
         return reply
 
     def paced(self, reply: Reply, pieces: Iterable[bytes], garbage: bytes) -> Iterator[bytes]:
-        """The pieces of a stream, when and as far as the script sends them."""
+        """Yield the pieces of a stream at the times, and up to the point, that the script defines."""
         for sent, piece in enumerate(pieces):
             if sent == reply.cut_after:
                 raise ConnectionCut
@@ -229,7 +229,7 @@ class _HTTPServer(ThreadingHTTPServer):
         self.provider = provider
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that go away in the middle of an answer are part of the tests."""
+        """Do not log clients that disconnect in the middle of an answer, which are part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -332,7 +332,7 @@ def _error_message(model: str, key: str, status: int) -> str:
     return HTTPStatus(status).phrase
 
 
-# --- What all the providers answer ---
+# --- Answers of all providers ---
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +352,7 @@ def _answer(
     schema: Mapping[str, Any] | None = None,
     after_tool: bool = False,
 ) -> _Answer:
-    """Fill in what the reply leaves open. A tool is a mapping with `name` and `parameters`."""
+    """Fill in the unset fields of the reply. A tool is a mapping with `name` and `parameters`."""
     calls = reply.tool_calls
     if calls is None:
         calls = [] if after_tool else [ToolCall(name=t["name"], arguments=_example(t["parameters"])) for t in tools[:1]]
@@ -368,7 +368,7 @@ def _answer(
 
 
 def _example(schema: Mapping[str, Any]) -> Any:
-    """A value that satisfies a simple JSON schema."""
+    """Return a value that satisfies a simple JSON schema."""
     match str(schema.get("type", "string")).lower():
         case "object":
             return {name: _example(value) for name, value in schema.get("properties", {}).items()}
@@ -382,7 +382,7 @@ def _example(schema: Mapping[str, Any]) -> Any:
             return schema.get("enum", ["Paris"])[0]
 
 
-# --- OpenAI, and the providers that speak its protocol ---
+# --- OpenAI, and the providers that use its protocol ---
 
 
 def _openai_answer(body: Mapping[str, Any], reply: Reply) -> _Answer:
@@ -469,14 +469,14 @@ def _openai_events(request: Request, reply: Reply) -> Iterator[bytes]:
             {"tool_calls": [{"index": index, "function": {"arguments": part}}]}
             for part in (arguments[:4], arguments[4:])
         ]
-    # The event that only opens the message goes out with the first piece, so that pieces can be counted.
+    # The event that only opens the message is sent with the first piece, so that pieces can be counted.
     opening = events({"role": "assistant", "content": ""})
     for delta in deltas:
         yield opening + events(delta)
         opening = b""
     end = opening + events({}, answer.finish_reason)
     usage = _openai_usage(request, reply)
-    # OpenRouter reports usage, with the cost, whether or not it was asked for.
+    # OpenRouter reports usage, with the cost, whether or not it was requested.
     if usage and (request.body.get("stream_options", {}).get("include_usage") or reply.cost is not None):
         end += _event({**envelope, "choices": [], "usage": usage})
     yield end + b"data: [DONE]\n\n"
@@ -517,7 +517,7 @@ def _line(data: Mapping[str, Any]) -> bytes:
 
 GOOGLE_ID = "q7oYaZ6RLo2Cx_APyZbWkAs"
 GOOGLE_TELLS_ID = hasattr(google.GenerateContentResponse(), "response_id")
-"""Whether the client has a field for the id of an answer: the oldest has none."""
+"""Whether the client has a field for the id of an answer. The oldest has none."""
 _SERVICE = "google.ai.generativelanguage.v1beta.GenerativeService"
 _FINISH_REASONS = {"length": "MAX_TOKENS", "content_filter": "SAFETY"}
 _STATUS_CODES = {
@@ -547,7 +547,7 @@ def _grpc_server(provider: ProviderServer) -> tuple[grpc.Server, int]:
 
 
 class _GoogleService:
-    """Answers in serialized form, so that it can also answer what does not parse."""
+    """Answers in serialized form, so that it can also send invalid data."""
 
     _garbage = b"\xff"
 
@@ -593,7 +593,7 @@ class _GoogleService:
 
 
 def _reset(context: grpc.ServicerContext) -> NoReturn:
-    # What gRPC reports when the stream is reset. UNAVAILABLE, its report of a closed socket, Google's client retries.
+    # gRPC reports this for a reset stream. It reports UNAVAILABLE for a closed socket, which Google's client retries.
     context.abort(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2")
 
 
@@ -607,7 +607,7 @@ def _google_answer(body: Mapping[str, Any], reply: Reply) -> _Answer:
 
 
 def _google_pieces(body: Mapping[str, Any], reply: Reply) -> Iterator[tuple[str, Sequence[ToolCall], str | None, int]]:
-    """Text, tool calls, finish reason and the output tokens until then, for each response of a stream."""
+    """Yield the text, tool calls, finish reason and output tokens so far for each response of a stream."""
     answer = _google_answer(body, reply)
     for count, piece in enumerate(answer.pieces, start=1):
         yield piece, (), None, reply.reasoning_tokens + count
@@ -619,7 +619,7 @@ def _google_finish_reason(answer: _Answer) -> str:
 
 
 def google_response(fields: Mapping[str, Any]) -> bytes:
-    """Serialize a response of Gemini that is given in protobuf's JSON form."""
+    """Serialize a Gemini response that is given in protobuf's JSON form."""
     response = google.GenerateContentResponse()
     ParseDict(fields, google.GenerateContentResponse.pb(response), ignore_unknown_fields=True)
     return google.GenerateContentResponse.serialize(response)
@@ -638,7 +638,7 @@ def _google_response(
     usage = google.GenerateContentResponse.UsageMetadata(
         prompt_token_count=reply.input_tokens,
         cached_content_token_count=reply.cached_tokens,
-        # Google counts thoughts apart from the answer.
+        # Google counts thoughts separately from the answer.
         candidates_token_count=output_tokens - reply.reasoning_tokens,
         thoughts_token_count=reply.reasoning_tokens,
         total_token_count=reply.input_tokens + output_tokens,
@@ -685,12 +685,12 @@ def _key_and_certificate() -> tuple[bytes, bytes]:
 
 
 def certificate() -> bytes:
-    """The certificate to trust, in PEM format. gRPC reads the roots it trusts before the first connection only."""
+    """Return the certificate to trust, in PEM format. gRPC reads its trusted roots only before the first connection."""
     return _key_and_certificate()[1]
 
 
 def unused_port() -> int:
-    """A port nobody listens on."""
+    """Return a port without a listener."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

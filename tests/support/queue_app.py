@@ -1,6 +1,6 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A FastAPI service that leaves its model calls to the workers of celery_app.py."""
+"""A FastAPI service that delegates its model calls to the workers of celery_app.py."""
 
 from __future__ import annotations
 

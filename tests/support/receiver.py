@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""An OTLP receiver, over HTTP and gRPC: writes each request into a file of the directory it is given.
+"""An OTLP receiver over HTTP and gRPC, which writes each request to a file in a given directory.
 
-It answers when the file is there, so whoever's export has returned finds what was exported. On its standard output it
-says, in JSON, which ports it listens on.
+It answers when the file is written, so the data of an export is there once the export has returned. It prints the
+ports that it listens on as JSON.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ SIGNALS = {
         logs_grpc.add_LogsServiceServicer_to_server,
     ),
 }
-"""For each signal: what is sent, what is answered, and what adds the gRPC service to a server."""
+"""For each signal: the request, the response, and the function that adds the gRPC service to a server."""
 
 Keep = Callable[[str, Mapping[str, str], bytes], None]
 
 
 def keep_in(directory: Path) -> Keep:
-    """Return a function that writes a request's metadata and body, under its number and its signal."""
+    """Return a function that writes a request's metadata and body to files named after its number and its signal."""
     numbers, lock = count(), threading.Lock()
 
     def keep(signal: str, metadata: Mapping[str, str], body: bytes) -> None:
@@ -87,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Servicer:
-    """Any of the three services: each has the one method."""
+    """Any of the three services, each of which has only one method."""
 
     def __init__(self, signal: str, keep: Keep) -> None:
         self._signal = signal

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Requests of calls, as LangChain's callbacks tell of them."""
+"""Requests of calls in the form that LangChain's callbacks receive them."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ RUN_ID = UUID(int=1)
 
 
 def request_with(params: Mapping[str, Any] | None = None, **fields: Any) -> Request:
-    """A request without a prompt, with these ``invocation_params``."""
+    """Return a request without a prompt, with these ``invocation_params``."""
     return Request(RUN_ID, (), params or {}, **fields)

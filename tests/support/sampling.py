@@ -13,15 +13,15 @@ T = TypeVar("T")
 
 
 def pairs(*factors: Hashable) -> Iterable[Hashable]:
-    """The pairs of a case's factors, for a sample in which each pair of values occurs."""
+    """Return the pairs of a case's factors, for a sample in which each pair of values occurs."""
     return combinations(enumerate(factors), 2)
 
 
 def sample(cases: Sequence[T], aspects: Callable[[T], Iterable[Hashable]]) -> list[T]:
     """Choose cases that together have every aspect of all cases.
 
-    The case with the most aspects that are still missing is chosen next; of equal ones the first, so that the
-    sample is the same in each process.
+    The next case is always the one with the most missing aspects, and the first of equal ones, so that the sample is
+    the same in each process.
     """
     left = [(case, set(aspects(case))) for case in cases]
     missing: set[Hashable] = set().union(*(of_case for _, of_case in left))

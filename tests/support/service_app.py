@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The FastAPI example, with what only the tests ask of a service."""
+"""The FastAPI example, with additional routes for the tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 __all__ = ["app"]
 
-# Made when the module is imported: under a server that preloads it, before the fork.
+# It is created when the module is imported, which is before the fork under a server that preloads it.
 imported = registry.get_llm(enhanced=False)
 
 
@@ -55,7 +55,7 @@ else:
 
 @asynccontextmanager
 async def flushing(app: FastAPI) -> AsyncIterator[None]:
-    """Export what is left when the service ends: uvicorn ends by the signal that asked it to, without `atexit`."""
+    """Export the rest when the service ends, because the signal ends uvicorn without running `atexit`."""
     yield
     trace.get_tracer_provider().force_flush()  # pyright: ignore[reportAttributeAccessIssue]
 

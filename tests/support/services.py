@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Web services as processes of their own, and the collector that their telemetry arrives at."""
+"""Web services as separate processes, and the collector that receives their telemetry."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ FASTAPI = EXAMPLES / "fastapi"
 HOST = "127.0.0.1"
 BAGGAGE = "tenant=acme,user=7"
 TIMEOUT = 120
-"""Seconds to wait for what happens soon, unless the test is about to fail."""
+"""Seconds to wait for something that happens soon, unless the test is about to fail."""
 
 
 GET_LLM = "modelforge.get_llm"
 MODEL = "langchain.llm.invoke"
 SERVER, CLIENT = 2, 3
-"""The kinds of a span, in OTLP."""
+"""Span kinds in OTLP."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A span as it arrived."""
+    """A received span."""
 
     name: str
     service: str
@@ -57,7 +57,7 @@ class Span:
 
 
 class Traces(Collector):
-    """Keeps spans by their trace."""
+    """Keeps spans by trace."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,13 +107,13 @@ def named(spans: Sequence[Span], name: str) -> list[Span]:
 
 
 def without_parts(spans: Sequence[Span]) -> list[Span]:
-    """Leave out the spans that the ASGI instrumentation makes of each part of a request and a response."""
+    """Return the spans without those that the ASGI instrumentation creates for each part of a request and response."""
     return [span for span in spans if not span.name.endswith((" http send", " http receive"))]
 
 
 @dataclass(frozen=True)
 class Caller:
-    """The span that a request comes from."""
+    """The span that sends a request."""
 
     trace_id: str = field(default_factory=lambda: secrets.token_hex(16))
     span_id: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -141,17 +141,17 @@ class Service:
         self.url = f"http://{HOST}:{port}"
         self.log = cwd / f"{port}.log"
         with self.log.open("wb") as log:
-            # A group of its own, for what it forks.
+            # A separate process group includes the processes it forks.
             self.process = subprocess.Popen(
                 command, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 
     def wait(self) -> None:
-        """Return once it listens."""
+        """Wait until it listens."""
         self.wait_for(self.port)
 
     def wait_for(self, port: int) -> None:
-        """Return once it listens on a port."""
+        """Wait until it listens on a port."""
         deadline = time.monotonic() + TIMEOUT
         while True:
             with contextlib.suppress(OSError), socket.create_connection((HOST, port), 1):
@@ -161,7 +161,7 @@ class Service:
             time.sleep(0.05)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> str:
-        """Ask it to end, and return what it wrote."""
+        """Ask it to end, and return its output."""
         if self.process.poll() is None:
             self.process.send_signal(number)
             try:
@@ -173,7 +173,7 @@ class Service:
         return self.log.read_text()
 
     def kill(self) -> None:
-        """End it and all that it forked, without asking."""
+        """Kill it and all the processes it forked."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -189,13 +189,13 @@ def ask(service: Service, path: str, caller: Caller) -> str:
 
 
 class Receiver(Protocol):
-    """What takes OTLP over HTTP."""
+    """A receiver of OTLP over HTTP."""
 
     endpoint: str
 
 
 class Services:
-    """Starts services that use the models at a URL, and send what they trace to one receiver."""
+    """Starts services that use the models at a URL and send their traces to one receiver."""
 
     def __init__(self, home: Path, models_url: str, collector: Receiver) -> None:
         self._home = home
@@ -206,7 +206,7 @@ class Services:
     def start(
         self, service: str, *command: str, path: Sequence[Path] = (FASTAPI,), launcher: bool = True, **env: str
     ) -> Service:
-        """Start `opentelemetry-instrument COMMAND`, where `{port}` stands for a free port, and return at once.
+        """Start `opentelemetry-instrument COMMAND`, with a free port for `{port}`, and return immediately.
 
         :param launcher: False starts the command itself.
         """
@@ -237,7 +237,7 @@ class Services:
         return self.start(service, "uvicorn", app, "--port={port}", "--log-level=warning", **options)
 
     def stop(self) -> None:
-        """Stop those that still run."""
+        """Stop the services that are still running."""
         for service in self._started:
             service.stop()
 

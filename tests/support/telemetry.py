@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What was emitted, read back."""
+"""Access to the emitted telemetry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from opentelemetry.trace import Tracer
 
 @dataclass(frozen=True)
 class Telemetry:
-    """What the instrumentation has emitted until now."""
+    """The telemetry that the instrumentation has emitted until now."""
 
     tracer: Tracer
     _span_exporter: InMemorySpanExporter
@@ -27,18 +27,18 @@ class Telemetry:
     _log_exporter: InMemoryLogRecordExporter
 
     def spans(self) -> list[ReadableSpan]:
-        """The ended spans, in the order they started."""
+        """Return the ended spans in start order."""
         return sorted(self._span_exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
 
     def span(self, name: str) -> ReadableSpan:
-        """The only span of that name."""
+        """Return the only span with a name."""
         spans = self.spans()
         named = [span for span in spans if span.name == name]
         assert len(named) == 1, f"{len(named)} spans named {name!r} among {[span.name for span in spans]}"
         return named[0]
 
     def metrics(self) -> dict[str, list[Any]]:
-        """The data points of each metric."""
+        """Return the data points of each metric."""
         data = self._metric_reader.get_metrics_data()
         return {
             metric.name: list(metric.data.data_points)
@@ -48,12 +48,12 @@ class Telemetry:
         }
 
     def logs(self) -> list[ReadableLogRecord]:
-        """The log records, in the order they were emitted."""
+        """Return the log records in the order they were emitted."""
         return list(self._log_exporter.get_finished_logs())
 
 
 def spans_in(text: str) -> tuple[str, list[dict[str, Any]]]:
-    """Take the spans that the console exporter has printed out of a program's output."""
+    """Extract the spans printed by the console exporter from a program's output, and return the rest and the spans."""
     spans = []
     while (start := text.find('{\n    "name"')) >= 0:
         span, length = json.JSONDecoder().raw_decode(text[start:])

@@ -9,5 +9,5 @@ import re
 
 
 def compact(text: str) -> list[str]:
-    """The lines of a text with two spaces between columns of whatever width."""
+    """Return the lines of a text with exactly two spaces between columns."""
     return [re.sub(r"(?<=[^\s│])  +", "  ", line) for line in text.splitlines()]

@@ -1,10 +1,10 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs model calls in a vendor's set-up, in a process of its own, and prints the spans as JSON.
+"""Run model calls in a vendor's setup, in a separate process, and print the spans as JSON.
 
-``python vendor_setups.py NAME [switched]`` with a name of :data:`SETUPS`; ``switched`` applies the switch that the
-documentation gives. See ``test_vendor_setups.py``.
+``python vendor_setups.py NAME [switched]`` with a name of :data:`SETUPS`; ``switched`` applies the switch from the
+documentation. See ``test_vendor_setups.py``.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ SETUPS: dict[str, Callable[[bool, str], list[Any]]] = {
 
 
 def vendor_spans() -> list[dict[str, Any]]:
-    """The spans that a vendor keeps apart from OpenTelemetry."""
+    """Return the spans that a vendor keeps separate from OpenTelemetry."""
     if "ddtrace" in sys.argv:
         return [{"name": span.name, "scope": "ddtrace"} for span in DATADOG]
     if "mlflow" in sys.argv:
@@ -204,7 +204,7 @@ def main(name: str, *switched: str) -> None:
                 for span in EXPORTER.get_finished_spans()
             ]
         print(json.dumps({"ways": recorded, "vendor": vendor_spans()}), flush=True)
-    # Without the exporters' last attempts.
+    # This skips the exporters' last attempts.
     os._exit(0)
 
 

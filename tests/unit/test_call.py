@@ -30,7 +30,7 @@ from support.request_values import RUN_ID, request_with
 
 
 class Recorded(Call):
-    """Keeps how it ended; raises `interrupt` meanwhile."""
+    """Records how it ended, and raises `interrupt` while it ends."""
 
     def __init__(self, interrupt: BaseException | None = None) -> None:
         super().__init__(Model(Telemetry(Configuration()), ModelIdentity("acme", "fast")), request_with())
@@ -82,7 +82,7 @@ WAYS: dict[str, tuple[Any, Ending]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_call_ends_once_and_is_open_no_longer(way: str, call: Recorded) -> None:
+def test_a_call_ends_once_and_is_no_longer_open(way: str, call: Recorded) -> None:
     end, ending = WAYS[way]
     end(call)
     assert call.endings == [ending]
@@ -100,20 +100,20 @@ def test_a_cancelled_call_is_not_a_failed_one(call: Recorded) -> None:
 
 
 @pytest.mark.parametrize("drop", [Call.drop, lambda call, brought: call.fail(GeneratorExit(), brought)])
-def test_a_dropped_call_is_closed_in_another_thread_with_what_it_had_brought(drop: Any, call: Recorded) -> None:
+def test_a_dropped_call_is_closed_in_another_thread_with_its_answer_so_far(drop: Any, call: Recorded) -> None:
     drop(call, ["a"])
     wait_for_dropped_calls()
     assert call.endings == [Ending("closed", ["a"])]
 
 
-def test_a_call_that_is_dropped_twice_ends_as_the_first_time(call: Recorded) -> None:
+def test_a_call_that_is_dropped_twice_ends_as_after_the_first_drop(call: Recorded) -> None:
     call.drop(["a"])
     call.drop(["b"])
     wait_for_dropped_calls()
     assert call.endings == [Ending("closed", ["a"])]
 
 
-def test_a_call_that_never_began_ends_without_a_trace() -> None:
+def test_ending_a_call_that_never_began_has_no_effect() -> None:
     call = Recorded()
     call.end([], None)
     assert call.endings == []
@@ -135,7 +135,7 @@ def test_threads_that_end_one_call_end_it_once(call: Recorded) -> None:
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt(), SystemExit()], ids=repr)
-def test_an_interrupt_while_a_call_ends_releases_it_and_passes(interrupt: BaseException) -> None:
+def test_an_interrupt_while_a_call_ends_releases_the_call_and_propagates(interrupt: BaseException) -> None:
     call = Recorded(interrupt)
     call.start()
     with pytest.raises(type(interrupt)) as raised:
@@ -154,7 +154,7 @@ def test_every_open_call_is_abandoned_at_exit(call: Recorded) -> None:
     assert (call.endings, other.endings) == ([Ending("abandoned")], [Ending("abandoned")])
 
 
-def test_the_call_is_current_in_its_context_and_can_be_left_out(call: Recorded) -> None:
+def test_the_call_is_current_in_its_context_and_can_be_removed_from_it(call: Recorded) -> None:
     context = call.context_over(Context({"user": "ada"}))
     assert (context["user"], context[CALL_KEY]) == ("ada", call)
     call.context = own = Context({"own": True})
@@ -170,6 +170,6 @@ def test_the_call_is_current_in_its_context_and_can_be_left_out(call: Recorded) 
     call.close()
 
 
-def test_a_call_knows_its_run(call: Recorded) -> None:
+def test_a_call_has_the_id_of_its_run(call: Recorded) -> None:
     assert call.run_id == RUN_ID
     call.close()

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The receivers of content, the attributes it becomes, and what a receiver of OTLP makes of them."""
+"""The receivers of content, its representation as attributes, and how a receiver of OTLP decodes them."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class TestContent:
             INPUT: '[{"role":"user","parts":[{"content":"Grüße 🌍","type":"text"}]}]'
         }
 
-    def test_hook_gets_the_types_of_util_genai(self) -> None:
+    def test_hook_receives_the_types_of_util_genai(self) -> None:
         content = captured(
             HumanMessage(["Look", {"type": "image_url", "image_url": f"data:image/png;base64,{PNG_BASE64}"}])
         )
         assert content.input_messages[0].parts == [TextPart("Look"), BlobPart("image/png", "image", PNG)]
         assert content.output_messages == content.system_instructions == content.tool_definitions == []
 
-    def test_no_content_is_no_attribute(self) -> None:
+    def test_without_content_there_is_no_attribute(self) -> None:
         content = captured()
         assert content.event_attributes() == content.span_attributes() == {}
 
@@ -109,13 +109,13 @@ class TestFinishReason:
         content = captured(generations=[generation(AIMessage(""), None)])
         assert content.event_attributes() == {OUTPUT: [output_message(reason="unknown")]}
 
-    def test_of_a_failed_call_is_error_where_the_answer_has_none(self) -> None:
+    def test_of_a_failed_call_is_error_if_the_answer_has_none(self) -> None:
         generations = [generation(AIMessage("a"), "length"), generation(AIMessage("b"), None), Generation(text="c")]
         content = captured(generations=generations, default_finish_reason="error")
         assert [message.finish_reason for message in content.output_messages] == ["length", "error", "error"]
         assert_valid(content)
 
-    def test_of_the_provider_s_answer_wins_over_what_langchain_joined(self) -> None:
+    def test_of_the_provider_s_answer_takes_precedence_over_langchain_s_joined_one(self) -> None:
         generations = [generation(AIMessage(letter), "stopstop") for letter in "abc"]
         content = captured(generations=generations, finish_reasons=["stop", None])
         assert [message.finish_reason for message in content.output_messages] == ["stop", "stopstop", "stopstop"]
@@ -178,7 +178,7 @@ STRUCTURES: dict[str, Callable[[], Any]] = {
 
 
 def everywhere_structured(value: Any) -> Content:
-    """Return what is captured of a call with ``value`` wherever a structure can be."""
+    """Return the captured content of a call with ``value`` wherever a structure can occur."""
     server_tool = [
         {"type": "server_tool_call", "id": "s", "name": "search", "args": value},
         {"type": "server_tool_result", "tool_call_id": "s", "output": value},
@@ -201,7 +201,7 @@ def everywhere_structured(value: Any) -> Content:
 
 
 def exported_event(content: Content) -> dict[str, Any]:
-    """Return the attributes of an event with ``content``, as OTLP's encoder writes and protobuf's parser reads them."""
+    """Return the attributes of an event with ``content``, as encoded for OTLP and parsed by protobuf."""
     exporter = InMemoryLogRecordExporter()
     provider = LoggerProvider()
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
@@ -212,7 +212,7 @@ def exported_event(content: Content) -> dict[str, Any]:
 
 
 def exported_span(content: Content) -> dict[str, Any]:
-    """Return the attributes of a span with ``content``, as OTLP's encoder writes and protobuf's parser reads them."""
+    """Return the attributes of a span with ``content``, as encoded for OTLP and parsed by protobuf."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -239,7 +239,7 @@ def received_value(value: AnyValue) -> Any:
 
 
 class TestExport:
-    """Without the cut, the first two lose the attribute or the whole batch."""
+    """Without truncation, the first two structures lose the attribute or the whole batch."""
 
     @pytest.mark.skipif(
         not at_least("opentelemetry-exporter-otlp-proto-common", "1.44"), reason="encodes a null in another way"
@@ -289,7 +289,7 @@ class TestEnvironment:
             ("EVENT_ONLY", "nonsense", False, True, True),
         ],
     )
-    def test_says_who_receives_content(
+    def test_determines_who_receives_content(
         self,
         mode: str | None,
         emit: str | None,
@@ -306,7 +306,7 @@ class TestEnvironment:
         assert capture.wanted(recording=True) == (on_span or on_event)
         assert capture.wanted(recording=False) == on_event
 
-    def test_an_unknown_mode_is_no_content_and_one_warning(
+    def test_an_unknown_mode_disables_capture_with_one_warning(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for value in ("on", OPENAI_KEY):
@@ -330,7 +330,7 @@ class TestEnvironment:
             f"{EMIT}=[REDACTED] is ignored: expected true or false",
         ]
 
-    def test_hook_wants_content(self) -> None:
+    def test_hook_enables_capture(self) -> None:
         hook = Hook()
         capture = ContentCapture.from_environment(completion_hook=hook, max_content_length=10, redact=str.upper)
         assert capture == ContentCapture(hook=hook, max_content_length=10, redact=str.upper)

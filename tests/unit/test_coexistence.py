@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is exchanged with other GenAI instrumentations in the same process."""
+"""The data exchanged with other GenAI instrumentations in the same process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RUN_ID = UUID(int=1)
 
 
 def data() -> InferenceData:
-    # Its fields other than the invocation's own have defaults.
+    # The fields other than the invocation's own have defaults.
     report = InnerReport()
     plain = InferenceData.__new__(InferenceData)
     vars(plain).update(vars(report))
@@ -73,14 +73,14 @@ def test_a_report_without_input_tokens_has_no_usage() -> None:
     assert report.response() == Response()
 
 
-def test_a_report_completes_what_was_read() -> None:
+def test_a_report_completes_the_response_that_was_read() -> None:
     report = InnerReport()
     report.operation_name = "chat"
     report.response_id, report.response_model = "theirs", "m"
     assert Response(id="mine").completed_by(report.response()) == Response(id="mine", model="m")
 
 
-def test_inner_instrumentations_find_the_report_in_the_context_and_are_silent() -> None:
+def test_inner_instrumentations_find_the_report_in_the_context_and_record_nothing() -> None:
     report = InnerReport()
     context = context_of_inference(Context({"user": "ada"}), report)
     assert context[CLIENT_INFERENCE_CONTEXT_KEY] is report
@@ -88,7 +88,7 @@ def test_inner_instrumentations_find_the_report_in_the_context_and_are_silent() 
     assert context["user"] == "ada"
 
 
-# --- What an outer instrumentation is told ---
+# --- Reports to an outer instrumentation ---
 
 
 def outer(operation: str = "chat", *, model: object = "gpt-4o-mini", **entries: object) -> OuterInference | None:
@@ -104,14 +104,14 @@ def test_without_another_instrumentation_the_run_is_ours(monkeypatch: pytest.Mon
     assert outer() is None
 
 
-def test_inside_of_another_inference_the_run_is_the_others() -> None:
+def test_inside_another_inference_the_run_belongs_to_the_other_instrumentation() -> None:
     theirs = data()
     found = outer(**{CLIENT_INFERENCE_CONTEXT_KEY: theirs})
     assert found is not None
     assert found.data() is theirs
 
 
-def test_a_model_that_calls_a_model_makes_two_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_calls_a_model_is_two_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, coexistence._LANGCHAIN_MODULE, raising=False)
     assert outer(**{CLIENT_INFERENCE_CONTEXT_KEY: InnerReport()}) is None
 
@@ -145,7 +145,7 @@ def test_a_run_that_the_official_langchain_instrumentation_does_not_record_is_ou
     assert outer(operation, model=model) is None
 
 
-def test_a_fault_in_asking_another_instrumentation_leaves_the_run_ours(
+def test_the_run_is_ours_after_a_fault_in_querying_another_instrumentation(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(coexistence._OUTER_GUARD, "_reported", False)
@@ -155,7 +155,7 @@ def test_a_fault_in_asking_another_instrumentation_leaves_the_run_ours(
     caplog.clear()
 
 
-def test_what_we_read_is_published_on_the_others_span() -> None:
+def test_our_response_is_published_on_the_other_instrumentations_span() -> None:
     theirs = data()
     publish(theirs, Response("chatcmpl-1", "m", ("stop",), Usage(11, 7, 4, 2, 3)))
     assert (theirs.response_id, theirs.response_model) == ("chatcmpl-1", "m")
@@ -165,7 +165,7 @@ def test_what_we_read_is_published_on_the_others_span() -> None:
     assert theirs.usage_reasoning_output_tokens == 3
 
 
-def test_what_we_do_not_know_leaves_what_the_other_knows() -> None:
+def test_values_unknown_to_us_do_not_overwrite_those_of_the_other_instrumentation() -> None:
     theirs = data()
     publish(theirs, Response("chatcmpl-1", "m", ("stop",), Usage(11, 7)))
     publish(theirs, Response())

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where an option can be set, which place wins, and what becomes of one that is malformed."""
+"""Where options can be set, which source takes precedence, and how malformed options are handled."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def files(tmp_path: Path) -> Iterator[Files]:
 
 @contextlib.contextmanager
 def logged() -> Iterator[list[str]]:
-    """What the module logs meanwhile: warnings only."""
+    """Collect the module's log messages, which must all be warnings."""
     messages: list[str] = []
 
     class Handler(logging.Handler):
@@ -112,7 +112,7 @@ def resolved(**keywords: object) -> Configuration:
 
 
 def warning(expected: Configuration | None = None, **keywords: object) -> str:
-    """The only warning of `resolve`, which falls back to the defaults, or to what is expected."""
+    """Return the only warning of `resolve`, which falls back to the defaults or to an expected configuration."""
     with logged() as messages:
         assert resolved(**keywords) == (expected or Configuration(**keywords))  # type: ignore[arg-type]
     assert len(messages) == 1, messages
@@ -153,7 +153,7 @@ def test_keyword_over_environment_over_settings_over_default(
     assert messages == []
 
 
-def test_each_source_is_named_with_what_it_sets(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_source_is_named_with_the_options_it_sets(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write({"cost": False})
     monkeypatch.setenv(PREFIX + "CHUNK_EVENTS", "all")
     assert sources(check_keywords({"span_names": "semconv"})) == [
@@ -166,7 +166,7 @@ def test_each_source_is_named_with_what_it_sets(files: Files, monkeypatch: pytes
 def test_sources_are_merged_option_by_option(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write({"cost": False, "attributes": {"a": 1}})
     monkeypatch.setenv(PREFIX + "ATTRIBUTES", "b=2")
-    # An option is replaced as a whole: attributes of two places are not mixed.
+    # An option is replaced as a whole, so attributes from two sources are not merged.
     assert resolved(chunk_events="off") == Configuration(cost=False, attributes={"b": "2"}, chunk_events="off")
 
 
@@ -185,7 +185,7 @@ def test_the_telemetry_section_is_read_like_the_settings(files: Files) -> None:
     assert messages == []
 
 
-def test_the_settings_are_over_the_telemetry_section(files: Files) -> None:
+def test_the_settings_take_precedence_over_the_telemetry_section(files: Files) -> None:
     sections = {
         "settings": {"opentelemetry": {"chunk_events": "off"}},
         "telemetry": {"opentelemetry": {"chunk_events": "all", "cost": False}},
@@ -196,7 +196,7 @@ def test_the_settings_are_over_the_telemetry_section(files: Files) -> None:
 
 
 @pytest.mark.parametrize("telemetry", [True, "on", None, [], {"enabled": False}])
-def test_a_telemetry_section_of_modelforges_own_is_no_mistake(telemetry: object, files: Files) -> None:
+def test_a_telemetry_section_for_modelforge_itself_is_not_an_error(telemetry: object, files: Files) -> None:
     files.global_.write_text(json.dumps({"telemetry": telemetry}))
     with logged() as messages:
         assert resolved() == Configuration()
@@ -213,7 +213,7 @@ def test_settings_may_be_absent(content: str | None, files: Files) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_functions_are_keywords_only(name: str, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_can_only_be_keywords(name: str, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     assert getattr(resolved(**{name: print}), name) is print
     assert getattr(resolved(**{name: None}), name) is None
     with pytest.raises(TypeError, match=f"{name}='print'.*expected function of"):
@@ -293,7 +293,7 @@ def test_environment_choices_in_any_case(monkeypatch: pytest.MonkeyPatch, files:
 
 
 @pytest.mark.parametrize("text", ["", "  "])
-def test_an_empty_variable_is_not_set(text: str, monkeypatch: pytest.MonkeyPatch, files: Files) -> None:
+def test_an_empty_variable_counts_as_unset(text: str, monkeypatch: pytest.MonkeyPatch, files: Files) -> None:
     files.write({"cost": False})
     for name in ("COST", "CHUNK_EVENTS", "ATTRIBUTES", "NO_SUCH_OPTION"):
         monkeypatch.setenv(PREFIX + name, text)
@@ -307,7 +307,7 @@ def test_environment_attributes_as_in_otel_resource_attributes(monkeypatch: pyte
     assert resolved().attributes == {"team": "ml", "note": "a=b, café=", "empty": ""}
 
 
-def test_environment_lists_are_stripped_and_each_key_counts_once(monkeypatch: pytest.MonkeyPatch, files: Files) -> None:
+def test_environment_lists_are_stripped_and_deduplicated(monkeypatch: pytest.MonkeyPatch, files: Files) -> None:
     monkeypatch.setenv(PREFIX + "BAGGAGE_KEYS", " user.id, ,tenant,user.id")
     assert resolved().baggage_keys == ("user.id", "tenant")
 
@@ -319,7 +319,7 @@ def test_a_keyword_none_lifts_the_limit_that_the_environment_sets(
     assert resolved(max_content_length=None).max_content_length is None
 
 
-def test_a_null_in_the_settings_is_no_limit(files: Files) -> None:
+def test_a_null_in_the_settings_means_no_limit(files: Files) -> None:
     files.write({"max_content_length": None})
     with logged() as messages:
         assert resolved().max_content_length is None
@@ -336,7 +336,7 @@ def test_the_application_cannot_change_a_configuration_later(files: Files) -> No
     assert Configuration().attributes is not Configuration().attributes
 
 
-def test_a_configuration_is_copied_and_pickled_with_the_model_that_carries_it(files: Files) -> None:
+def test_a_configuration_is_copied_and_pickled_with_its_model(files: Files) -> None:
     configuration = resolved(attributes={"key": "value"}, redact=str)
     assert pickle.loads(pickle.dumps(configuration)) == copy.deepcopy(configuration) == configuration
 
@@ -385,7 +385,7 @@ def test_an_unknown_keyword_is_a_type_error_that_suggests_one() -> None:
         check_keywords({"zzz": None}, others=["tracer_provider"])
 
 
-def test_an_error_is_short_whatever_the_value_is() -> None:
+def test_an_error_is_short_whatever_the_value() -> None:
     class Hostile:
         def __repr__(self) -> str:
             raise RuntimeError
@@ -399,7 +399,7 @@ def test_an_error_is_short_whatever_the_value_is() -> None:
 # --- Malformed environment and files ---
 
 
-def test_a_warning_names_source_key_value_and_what_is_accepted(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warning_names_source_key_value_and_accepted_values(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as environment:
         environment.setenv(PREFIX + "CHUNK_EVENTS", "sometimes")
         assert warning() == (
@@ -412,7 +412,7 @@ def test_a_warning_names_source_key_value_and_what_is_accepted(files: Files, mon
     )
 
 
-def test_what_is_malformed_counts_as_not_set(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malformed_value_counts_as_unset(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write({"chunk_events": "all"})
     monkeypatch.setenv(PREFIX + "CHUNK_EVENTS", "sometimes")
     with logged() as messages:
@@ -436,7 +436,9 @@ def test_one_bad_entry_discards_the_whole_map(
     assert says in warning()
 
 
-def test_a_malformed_value_is_reported_even_where_a_keyword_wins(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malformed_value_is_reported_even_if_a_keyword_takes_precedence(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(PREFIX + "COST", "maybe")
     assert "COST='maybe'" in warning(cost=True)
 
@@ -509,7 +511,7 @@ def test_an_error_does_not_repeat_a_credential() -> None:
     ],
     ids=["string", "null", "settings", "list", "telemetry", "telemetry null", "no JSON", "no UTF-8", "too deep"],
 )
-def test_a_broken_file_is_reported_without_what_else_is_in_it(content: bytes, says: str, files: Files) -> None:
+def test_a_broken_file_is_reported_without_its_other_content(content: bytes, says: str, files: Files) -> None:
     files.global_.write_bytes(content)
     message = warning()
     assert str(files.global_) in message
@@ -527,7 +529,7 @@ def test_an_unreadable_file_is_reported(files: Files, monkeypatch: pytest.Monkey
 
 @dataclass
 class Malformed:
-    """A configuration with one fault, and what a warning about it has to name."""
+    """A configuration with one fault, and the text that the warning about it must contain."""
 
     names: str
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -624,7 +626,7 @@ def is_json(content: bytes) -> bool:
 
 
 def effect(name: str, value: object) -> dict[str, bool]:
-    """What a malformed value sets: a boolean fails safe, unless it is null."""
+    """Return the effect of a malformed value: a boolean fails safe, unless it is null."""
     return {name: False} if name in BOOLEANS and value is not None else {}
 
 
@@ -665,7 +667,7 @@ def shared_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(malformed=malformed())
-def test_a_malformed_configuration_is_one_warning_and_fails_safe(malformed: Malformed, shared_files: Files) -> None:
+def test_a_malformed_configuration_causes_one_warning_and_fails_safe(malformed: Malformed, shared_files: Files) -> None:
     shared_files.global_.unlink(missing_ok=True)
     if malformed.content is not None:
         shared_files.global_.write_bytes(malformed.content)
@@ -700,7 +702,7 @@ Declared = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def declared(tmp_path: Path) -> Declared:
-    """Start Python under `opentelemetry-instrument` with the node in a configuration file. Gives what it printed."""
+    """Run Python under `opentelemetry-instrument` with the node in a configuration file, and return the result."""
     pytest.importorskip("opentelemetry.configuration")
     information = tmp_path / "opentelemetry_instrumentation_modelforge-9.dist-info"
     information.mkdir()
@@ -740,7 +742,7 @@ def test_declarative_configuration_reaches_instrument(declared: Declared) -> Non
     assert "is ignored" not in done.stderr
 
 
-def test_a_malformed_declaration_is_one_warning_and_the_rest_counts(declared: Declared) -> None:
+def test_each_malformed_option_of_a_declaration_causes_one_warning_and_the_rest_is_applied(declared: Declared) -> None:
     done = declared("{chunk_events: sometimes, span_name: semconv, redact: str, cost: false}")
     assert done.stdout == "instrumented {'cost': False}\n"
     source = "OpenTelemetry configuration, instrumentation/development.python.modelforge"
@@ -768,7 +770,7 @@ def test_a_malformed_declaration_never_raises(data: st.DataObject, name: str) ->
     assert len(messages) == 1
 
 
-def test_a_declared_switch_fails_safe_and_a_null_is_not_set() -> None:
+def test_a_declared_switch_fails_safe_and_a_null_counts_as_unset() -> None:
     source = "OpenTelemetry configuration, instrumentation/development.python.modelforge"
     with logged() as messages:
         options = DeclaredOptions(enabled="off", stream_usage=True, cost=None)

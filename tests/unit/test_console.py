@@ -60,7 +60,7 @@ def span(
     exceptions: Sequence[str] = (),
     attributes: dict[str, Any] | None = None,
 ) -> ReadableSpan:
-    """A span of 2 ms that starts the later, the higher its id is."""
+    """Return a span of 2 ms. The higher its id, the later it starts."""
     return ReadableSpan(
         name,
         context=context(span_id, trace_id),
@@ -75,7 +75,7 @@ def span(
 
 
 class Console:
-    """What an exporter prints to a stream."""
+    """An exporter and the stream it prints to."""
 
     def __init__(self, stream: Any = None, **options: Any) -> None:
         self.stream = stream or io.StringIO()
@@ -94,7 +94,7 @@ class Console:
 
 
 def waiting(exporter: ConsoleTreeSpanExporter) -> int:
-    """The number of spans that an exporter keeps."""
+    """Return the number of spans that an exporter keeps."""
     kept = sum(map(len, exporter._waiting.values()))
     assert kept == exporter._waiting_count
     return kept
@@ -117,7 +117,7 @@ def test_trace_is_printed_when_its_root_ends() -> None:
     assert console.shut_down() == []
 
 
-def test_traces_that_run_at_once_are_printed_apart() -> None:
+def test_concurrent_traces_are_printed_separately() -> None:
     console = Console()
     lines = console.export(
         span("call a", 2, 1, trace_id=1), span("call b", 2, 1, trace_id=2), span("b", 1, trace_id=2), span("a", 1)
@@ -125,7 +125,7 @@ def test_traces_that_run_at_once_are_printed_apart() -> None:
     assert lines == ["", "b  2.0 ms", "└─ call b  2.0 ms", "", "a  2.0 ms", "└─ call a  2.0 ms"]
 
 
-def test_root_with_a_remote_parent_is_printed_below_a_line_that_says_so() -> None:
+def test_root_with_a_remote_parent_is_printed_below_a_line_that_names_it() -> None:
     console = Console()
     assert console.export(span("call", 3, 2)) == []
     assert console.export(span("request", 2, 9, remote=True)) == [
@@ -171,7 +171,7 @@ def test_spans_without_their_root_are_printed_at_shutdown() -> None:
     assert console.shut_down() == []
 
 
-def test_force_flush_prints_what_is_incomplete_and_the_root_follows() -> None:
+def test_force_flush_prints_incomplete_traces_and_the_root_follows() -> None:
     console = Console()
     console.export(span("call", 2, 1))
     assert console.exporter.force_flush() is True
@@ -192,7 +192,7 @@ def test_spans_that_are_each_others_parents_are_not_kept() -> None:
 
 @st.composite
 def traces(draw: st.DrawFn) -> tuple[list[ReadableSpan], list[int]]:
-    """A trace whose first span is its root, and the sizes of the batches that it arrives in."""
+    """Return a trace whose first span is its root, and the sizes of the batches in which it arrives."""
     size = draw(st.integers(1, 12))
     parents = [draw(st.integers(1, number)) for number in range(1, size)]
     spans = [span("span 1", 1), *(span(f"span {i}", i, parent) for i, parent in enumerate(parents, start=2))]
@@ -212,7 +212,7 @@ def printed(spans: Sequence[ReadableSpan], sizes: Sequence[int] = ()) -> list[st
 
 
 @given(traces(), st.randoms(use_true_random=False))
-def test_tree_is_the_same_in_whatever_order_and_batches_the_spans_arrive(
+def test_tree_does_not_depend_on_the_order_and_batches_in_which_spans_arrive(
     trace: tuple[list[ReadableSpan], list[int]], random: Any
 ) -> None:
     (root, *others), sizes = trace
@@ -260,7 +260,7 @@ def test_oldest_traces_are_printed_when_too_many_never_end() -> None:
     assert waiting(console.exporter) == 10
 
 
-def test_finished_traces_leave_nothing_but_a_bounded_number_of_names() -> None:
+def test_finished_traces_leave_only_a_bounded_number_of_names() -> None:
     console = Console(max_spans=50)
     for number in range(1, 201):
         console.export(span("call", 2, 1, trace_id=number), span("request", 1, trace_id=number))
@@ -269,7 +269,7 @@ def test_finished_traces_leave_nothing_but_a_bounded_number_of_names() -> None:
     assert len(console.exporter._printed_names) == 50
 
 
-def test_long_texts_are_not_kept_whole() -> None:
+def test_long_texts_are_truncated() -> None:
     attributes = {"http.url": "http://host/" + 10_000 * "x", "gen_ai.input.messages": 10_000 * "x"}
     summary = summarize(span(10_000 * "x", 1, attributes=attributes))
     assert len(summary.name) == 200
@@ -394,7 +394,7 @@ PLAIN = "\ncall  failed  2.0 ms\n"
         (io.StringIO, {"NO_COLOR": "1"}, True, RED),
     ],
 )
-def test_failed_spans_are_red_where_colors_are_wanted(
+def test_failed_spans_are_red_if_colors_are_enabled(
     stream: Callable[[], io.StringIO],
     variables: dict[str, str],
     color: bool | None,
@@ -416,7 +416,7 @@ def test_width_is_that_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         termios.tcsetwinsize(stream, (24, 71))
         assert columns(stream) == 71
         assert has_color(stream) is True
-        # A serial console knows no size.
+        # A serial console has no size.
         termios.tcsetwinsize(stream, (0, 0))
         assert columns(stream) == 100
         monkeypatch.setenv("COLUMNS", "132")
@@ -427,7 +427,7 @@ def test_width_is_that_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         assert columns(io.StringIO()) == 100
 
 
-def test_lines_are_as_wide_as_the_keyword_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_keyword_sets_the_width_of_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     console = Console(width=40)
     console.export(span("call", 1, attributes={"http.url": "http://" + 60 * "x"}))
@@ -440,7 +440,7 @@ def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr() == ("", "\ncall    2.0 ms\n")
 
 
-def test_failing_stream_is_no_error_of_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_stream_does_not_affect_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = io.StringIO()
     closed.close()
     for stream in (Failing(), closed):
@@ -457,7 +457,7 @@ def test_failing_stream_is_no_error_of_the_application(monkeypatch: pytest.Monke
     assert exporter.export([span("request", 2, 9)]) is SpanExportResult.SUCCESS
 
 
-def test_stream_without_an_encoding_gets_the_characters_as_they_are() -> None:
+def test_stream_without_an_encoding_receives_the_characters_unchanged() -> None:
     class Stream:
         def __init__(self) -> None:
             self.text = ""
@@ -475,7 +475,7 @@ def test_stream_without_an_encoding_gets_the_characters_as_they_are() -> None:
     assert stream.text == "\na       2.0 ms\n└─ b    2.0 ms\n"
 
 
-def test_stream_gets_only_characters_of_its_encoding() -> None:
+def test_stream_receives_only_characters_of_its_encoding() -> None:
     buffer = io.BytesIO()
     stream = io.TextIOWrapper(buffer, encoding="ascii")
     ConsoleTreeSpanExporter(stream=stream).export([span("é", 1), span("b", 2, 1), span("c", 3, 9, remote=True)])
@@ -485,7 +485,7 @@ def test_stream_gets_only_characters_of_its_encoding() -> None:
 # --- Threads and processes ---
 
 
-def test_traces_of_many_threads_are_each_printed_whole() -> None:
+def test_traces_of_concurrent_threads_are_not_interleaved() -> None:
     console = Console()
 
     def serve(trace_id: int) -> None:
@@ -503,12 +503,12 @@ def test_traces_of_many_threads_are_each_printed_whole() -> None:
     assert shapes == {(f"request {i}", "├─ call 2", "├─ call 3", "└─ call 4") for i in range(1, 21)}
 
 
-def test_span_that_ends_while_the_same_thread_prints_is_printed_next() -> None:
+def test_span_that_ends_while_its_thread_prints_is_printed_next() -> None:
     class Reentrant(io.StringIO):
         def write(self, text: str) -> int:
             if not self.tell():
                 super().write(text)
-                # As when the collector closes a generator that holds a span open.
+                # This happens if the collector closes a generator that holds a span open.
                 exporter.export([span("collected", 7, trace_id=2)])
                 return len(text)
             return super().write(text)
@@ -519,7 +519,7 @@ def test_span_that_ends_while_the_same_thread_prints_is_printed_next() -> None:
     assert compact(stream.getvalue()) == ["", "request  2.0 ms", "", "collected  2.0 ms"]
 
 
-def test_forked_child_forgets_the_spans_of_its_parent(python: Callable[..., Any]) -> None:
+def test_forked_child_discards_the_spans_of_its_parent(python: Callable[..., Any]) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("no fork on this platform")
     script = """
@@ -543,7 +543,7 @@ with tracer.start_as_current_span("request"):
             os._exit(0)
     os.waitpid(child, 0)
 """
-    # From 3.12 on, a fork warns while a thread of the SDK's resource detectors still ends.
+    # From 3.12 on, a fork warns while a thread of the SDK's resource detectors is still ending.
     result = python("-W", "ignore::DeprecationWarning", "-c", script)
     names = [line.split("  ")[0] for line in result.stderr.splitlines()]
     assert names == ["", "of the child", "", "request", "└─ call"]
@@ -604,7 +604,7 @@ def test_application_prints_the_tree_that_the_documentation_shows(tmp_path: Path
                 "app.py",
             ],
             cwd=tmp_path,
-            # A slow machine's times have more digits, and must not wrap a line that the page shows whole.
+            # Times on a slow machine have more digits, and must not wrap a line that is not wrapped on the page.
             env={**variables, "PYTHONIOENCODING": "utf-8", "PYTHONWARNINGS": "ignore", "COLUMNS": "140"},
             capture_output=True,
             encoding="utf-8",
@@ -615,6 +615,6 @@ def test_application_prints_the_tree_that_the_documentation_shows(tmp_path: Path
     assert result.stdout.startswith("Dressing for Lisbon\nWhat should I wear in Lisbon today?\nLight clothes")
     assert difference(page, result.stderr) is None, result.stderr
     assert max(map(len, result.stderr.splitlines())) <= 100
-    # Neither a prompt nor an answer.
+    # Neither the prompt nor the answer is printed.
     assert "wear" not in result.stderr
     assert "Light clothes" not in result.stderr

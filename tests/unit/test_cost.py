@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a call costs: where the rates come from, which model they belong to, and how tokens become dollars."""
+"""The cost of a call: the sources of the rates, the model they apply to, and the price of the tokens."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def without_genai_prices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
-    """Set the clock that prices are chosen by."""
+    """Set the clock by which prices are chosen."""
 
     def set_clock(moment: datetime) -> None:
         monkeypatch.setattr(cost, "time", moment.timestamp)
@@ -70,7 +70,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
 
 @pytest.fixture
 def price_table(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make genai-prices know nothing but one model, ``acme-1``, at these prices."""
+    """Reduce genai-prices to one model, ``acme-1``, at these prices."""
 
     def set_prices(prices: ModelPrice | list[ConditionalPrice], provider_id: str = "acme") -> None:
         model = ModelInfo(id="acme-1", match=ClauseEquals("acme-1"), prices=prices)
@@ -86,7 +86,7 @@ def find(provider: str, model: str, **keywords: Any) -> Rates | None:
 
 
 def per_million(rates: Rates | None, kind: str = "input_tokens") -> float | None:
-    """USD per million tokens of one kind."""
+    """Return the price in USD per million tokens of one kind."""
     if rates is None:
         return None
     total = "output_tokens" if "output" in kind else "input_tokens"
@@ -94,7 +94,7 @@ def per_million(rates: Rates | None, kind: str = "input_tokens") -> float | None
 
 
 def models_dev(model: str, provider: str = "openai", **prices: Any) -> dict[str, Any]:
-    """A model as ModelForge keeps it after it asked models.dev."""
+    """Return a model as ModelForge caches it from models.dev."""
     return {
         "id": model,
         "name": model.title(),
@@ -111,7 +111,7 @@ def models_dev(model: str, provider: str = "openai", **prices: Any) -> dict[str,
 
 
 def metadata(entry: dict[str, Any]) -> dict[str, Any]:
-    """What an EnhancedLLM holds, as ``ModelForgeRegistry._fetch_model_metadata`` makes it."""
+    """Return the metadata of an EnhancedLLM in the form of ``ModelForgeRegistry._fetch_model_metadata``."""
     return {
         "context_length": entry.get("limit", {}).get("context", 0),
         "max_tokens": entry.get("limit", {}).get("output", 0),
@@ -130,7 +130,7 @@ def pricing(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def listed(entry: dict[str, Any]) -> dict[str, Any]:
-    """A model in a list, as ``ModelsDevClient._parse_model_data`` makes it."""
+    """Return a model in a list in the form of ``ModelsDevClient._parse_model_data``."""
     return {
         "id": entry["id"],
         "provider": entry["provider"],
@@ -192,7 +192,7 @@ USAGES = [
 
 
 def expected(usage: Usage, model: str, provider: str, moment: datetime, **keywords: Any) -> float:
-    """The price by `genai_prices.calc_price`."""
+    """Return the price computed by `genai_prices.calc_price`."""
     tokens = {
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
@@ -204,7 +204,7 @@ def expected(usage: Usage, model: str, provider: str, moment: datetime, **keywor
     }
     try:
         counted = genai_prices.Usage(**tokens)
-    except TypeError:  # Older releases count no reasoning tokens apart.
+    except TypeError:  # Older releases do not count reasoning tokens separately.
         del tokens["output_reasoning_tokens"]
         counted = genai_prices.Usage(**tokens)
     calculation = genai_prices.calc_price(
@@ -214,7 +214,7 @@ def expected(usage: Usage, model: str, provider: str, moment: datetime, **keywor
 
 
 @pytest.mark.parametrize(("provider", "model", "genai_prices_id"), MODELS)
-def test_a_call_costs_what_genai_prices_says(
+def test_the_cost_of_a_call_is_that_of_genai_prices(
     provider: str, model: str, genai_prices_id: str, at: Callable[[datetime], None]
 ) -> None:
     moment = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -225,7 +225,7 @@ def test_a_call_costs_what_genai_prices_says(
         assert rates.price(usage) == pytest.approx(expected(usage, model, genai_prices_id, moment), **TO_A_BILLIONTH)
 
 
-def test_every_priced_model_of_genai_prices_costs_what_it_says(at: Callable[[datetime], None]) -> None:
+def test_the_cost_of_every_model_priced_by_genai_prices_is_that_of_genai_prices(at: Callable[[datetime], None]) -> None:
     moment = datetime(2026, 11, 24, 20, 0, tzinfo=UTC)
     at(moment)
     usage = Usage(250_000, 700, cache_read_input_tokens=100_000, cache_write_input_tokens=30_000)
@@ -241,7 +241,7 @@ def test_every_priced_model_of_genai_prices_costs_what_it_says(at: Callable[[dat
     assert priced > 500
 
 
-def test_audio_tokens_have_rates_of_their_own(price_table: Callable[..., None]) -> None:
+def test_audio_tokens_have_their_own_rates(price_table: Callable[..., None]) -> None:
     price_table(
         ModelPrice(
             input_mtok=Decimal(1),
@@ -258,7 +258,7 @@ def test_audio_tokens_have_rates_of_their_own(price_table: Callable[..., None]) 
     assert price == pytest.approx((200 * 1 + 800 * 30 + 200 * 2 + 300 * 60) / MILLION)
 
 
-# --- Which model it is ---
+# --- The model ---
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_a_dated_name_finds_its_model(name: str, same_as: str) -> None:
     assert found == find("openai", same_as)
 
 
-def test_a_snapshot_with_a_price_of_its_own_keeps_it(cache: Path) -> None:
+def test_a_snapshot_with_its_own_price_keeps_it(cache: Path) -> None:
     write(cache / "model_info_openai_gpt-4o.json", models_dev("gpt-4o", input=2.5, output=10))
     write(cache / "models_openai.json", {"data": [listed(models_dev("gpt-4o-2024-05-13", input=5, output=15))]})
     assert per_million(find("openai", "gpt-4o-2024-05-13")) == pytest.approx(5)
@@ -293,13 +293,13 @@ def test_a_price_is_never_that_of_a_model_with_a_similar_name(name: str, cache: 
     assert find("openai", name, metadata=metadata(gpt_4)) is None
 
 
-def test_gpt_4_1_mini_does_not_cost_what_gpt_4_does() -> None:
+def test_gpt_4_1_mini_does_not_have_the_price_of_gpt_4() -> None:
     assert per_million(find("openai", "gpt-4.1-mini")) == pytest.approx(0.4)
     assert per_million(find("openai", "gpt-4")) == pytest.approx(30)
 
 
-def test_metadata_of_an_alias_that_stands_for_another_model_is_not_that_models_price() -> None:
-    # {"gpt-4": {"api_model_name": "gpt-4.1-mini"}}: ModelForge asks models.dev for the alias.
+def test_metadata_of_an_alias_for_another_model_is_not_that_models_price() -> None:
+    # {"gpt-4": {"api_model_name": "gpt-4.1-mini"}}: ModelForge queries models.dev with the alias.
     found = find("openai", "gpt-4.1-mini", metadata=metadata(models_dev("gpt-4", input=30, output=60)))
     assert per_million(found) == pytest.approx(0.4)
 
@@ -316,7 +316,7 @@ def test_a_google_model_is_found_by_its_resource_name(cache: Path) -> None:
     assert per_million(find("google", "models/gemini-9")) == pytest.approx(11)
 
 
-# --- Who is paid ---
+# --- The provider ---
 
 
 def test_a_subscription_that_genai_prices_lists_has_no_price() -> None:
@@ -326,7 +326,7 @@ def test_a_subscription_that_genai_prices_lists_has_no_price() -> None:
 
 
 @pytest.mark.parametrize("provider_id", ["github-copilot", "ollama"])
-def test_a_subscription_or_a_local_server_is_known_by_its_url_too(
+def test_a_subscription_or_a_local_server_is_also_recognized_by_its_url(
     price_table: Callable[..., None], provider_id: str
 ) -> None:
     price_table(ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(1)), provider_id)
@@ -334,12 +334,12 @@ def test_a_subscription_or_a_local_server_is_known_by_its_url_too(
 
 
 @pytest.mark.parametrize("provider", ["openai_local", "my_openai", "vllm", "google_proxy", "anthropic_mirror"])
-def test_a_provider_nobody_knows_gets_nobody_elses_prices(provider: str) -> None:
+def test_an_unknown_provider_has_no_prices(provider: str) -> None:
     assert find(provider, "gpt-4o", api_base="http://localhost:8000/v1") is None
     assert find(provider, "gemini-2.5-pro", api_base="http://localhost:8000/v1") is None
 
 
-def test_a_provider_with_a_name_of_the_users_own_is_known_by_its_url() -> None:
+def test_a_provider_with_a_custom_name_is_recognized_by_its_url() -> None:
     found = find("work", "gpt-4o", api_base="https://api.openai.com/v1")
     assert found is not None
     assert found == find("openai", "gpt-4o")
@@ -370,18 +370,18 @@ def test_the_metadata_of_an_enhanced_llm_comes_first_then_the_cache_then_genai_p
 
 
 @pytest.mark.parametrize("empty", [None, {}, {"pricing": {}, "raw_info": {}}, metadata({})])
-def test_metadata_that_modelforge_could_not_fetch_is_passed_over(empty: dict[str, Any] | None) -> None:
+def test_metadata_that_modelforge_could_not_fetch_is_ignored(empty: dict[str, Any] | None) -> None:
     assert per_million(find("openai", "gpt-4o", metadata=empty)) == pytest.approx(2.5)
 
 
-def test_metadata_that_holds_only_modelforges_own_pricing_counts() -> None:
+def test_metadata_with_only_modelforges_own_pricing_is_used() -> None:
     only = {"pricing": {"input_per_1m_tokens": 3, "output_per_1m_tokens": 4, "cache_read_per_1m_tokens": 1}}
     found = find("openai", "gpt-4o", metadata=only)
     assert per_million(found) == pytest.approx(3)
     assert per_million(found, "cache_read_input_tokens") == pytest.approx(1)
 
 
-def test_the_cache_counts_whatever_its_age_and_a_newer_file_replaces_it(cache: Path) -> None:
+def test_the_cache_is_used_whatever_its_age_and_a_newer_file_replaces_it(cache: Path) -> None:
     path = cache / "model_info_openai_gpt-4o.json"
     write(path, models_dev("gpt-4o", input=11))
     os.utime(path, (1, 1))
@@ -395,7 +395,7 @@ def test_the_cache_is_found_under_the_name_that_modelforge_writes(cache: Path) -
     assert per_million(find("my_lab", "Llama-X")) == pytest.approx(11)
 
 
-def test_a_list_is_searched_for_the_provider_too(cache: Path) -> None:
+def test_a_list_is_searched_by_model_and_provider(cache: Path) -> None:
     entries = [models_dev("grok-9", "vercel", input=11), models_dev("grok-9", "xai", input=12)]
     write(cache / "models_all.json", {"data": [listed(entry) for entry in entries]})
     assert per_million(find("xai", "grok-9")) == pytest.approx(12)
@@ -441,7 +441,7 @@ def test_without_a_home_directory_there_is_no_cache(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("without_genai_prices")
-def test_without_genai_prices_the_other_sources_still_count() -> None:
+def test_without_genai_prices_the_other_sources_are_still_used() -> None:
     assert find("openai", "gpt-4o") is None
     assert per_million(find("openai", "gpt-4o", metadata=metadata(models_dev("gpt-4o", input=11)))) == pytest.approx(11)
 
@@ -462,7 +462,7 @@ assert not {"modelforge", "langchain_core"} & set(sys.modules), "an early import
 # --- Rates that depend on the call or on the time ---
 
 
-def test_a_models_dev_tier_is_for_the_whole_call_once_the_input_is_above_it() -> None:
+def test_a_models_dev_tier_applies_to_the_whole_call_once_the_input_exceeds_it() -> None:
     tiers = [
         {"input": 3, "output": 9, "cache_read": 0.3, "tier": {"type": "context", "size": 512_000}},
         {"input": 2, "output": 6, "cache_read": 0.2, "tier": {"type": "context", "size": 256_000}},
@@ -557,12 +557,12 @@ OTHER_TIERS = ["flex", "priority", "fast", "scale", "batch", "performance", "res
 
 
 def mode(service_tier: object, **prices: Any) -> dict[str, Any]:
-    """A mode of a model in models.dev that a value of ``service_tier`` selects."""
+    """Return a mode of a model in models.dev that a value of ``service_tier`` selects."""
     return {"cost": prices, "provider": {"body": {"service_tier": service_tier}}}
 
 
 @pytest.mark.parametrize("tier", STANDARD_TIERS)
-def test_the_ordinary_tier_has_the_standard_price_by_any_providers_name(tier: str | None) -> None:
+def test_the_standard_tier_has_the_standard_price_under_every_providers_name(tier: str | None) -> None:
     usage = Usage(1000, 500)
     found = find("openai", "x-1", metadata=metadata(models_dev("x-1")))
     assert found is not None
@@ -573,7 +573,7 @@ def test_the_ordinary_tier_has_the_standard_price_by_any_providers_name(tier: st
 
 
 @pytest.mark.parametrize("tier", OTHER_TIERS)
-def test_a_tier_that_the_list_does_not_price_has_no_price(tier: str) -> None:
+def test_a_tier_without_a_listed_price_has_no_price(tier: str) -> None:
     found = find("openai", "x-1", metadata=metadata(models_dev("x-1")))
     assert found is not None
     assert found.price(Usage(1000, 500), tier) is None
@@ -582,7 +582,7 @@ def test_a_tier_that_the_list_does_not_price_has_no_price(tier: str) -> None:
     assert found.price(Usage(1000, 500), tier) is None
 
 
-def test_a_tier_that_the_first_list_does_not_price_is_not_priced_by_another() -> None:
+def test_a_tier_without_a_price_in_the_first_source_is_not_priced_by_another() -> None:
     found = find("openai", "gpt-5-mini", metadata=metadata(models_dev("gpt-5-mini")))
     assert found is not None
     assert found.price(Usage(1000, 500), "flex") is None
@@ -615,7 +615,7 @@ def test_a_tier_that_models_dev_prices_has_its_own_price(tier: str, cache: Path)
         {"priority": {"cost": {"input": 1, "output": 1}, "provider": {"body": {"speed": "fast"}}}},
     ],
 )
-def test_a_mode_of_models_dev_that_is_no_priced_tier_is_passed_over(modes: object) -> None:
+def test_a_mode_of_models_dev_that_is_not_a_priced_tier_is_ignored(modes: object) -> None:
     entry = models_dev("x-1") | {"experimental": {"modes": modes}}
     found = find("openai", "x-1", metadata=metadata(entry))
     assert found is not None
@@ -637,7 +637,7 @@ def test_a_mode_of_models_dev_that_is_no_priced_tier_is_passed_over(modes: objec
         ("groq", "openai/gpt-oss-120b", "batch", {"processing": "batch"}),
     ],
 )
-def test_a_tier_that_genai_prices_prices_costs_what_it_says(
+def test_the_cost_of_a_tier_priced_by_genai_prices_is_that_of_genai_prices(
     provider: str, model: str, tier: str, context: dict[str, str], usage: Usage, at: Callable[[datetime], None]
 ) -> None:
     moment = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -651,7 +651,7 @@ def test_a_tier_that_genai_prices_prices_costs_what_it_says(
 
 
 @pytest.mark.skipif(PriceVariant is None, reason="this genai-prices has no prices of tiers")
-def test_a_tier_has_no_price_before_the_day_that_its_price_is_known_from(at: Callable[[datetime], None]) -> None:
+def test_a_tier_has_no_price_before_the_date_from_which_its_price_is_known(at: Callable[[datetime], None]) -> None:
     at(datetime(2026, 10, 11, 23, 59, tzinfo=UTC))
     found = find("openai", "gpt-5-mini")
     assert found is not None
@@ -670,7 +670,7 @@ def test_azure_does_not_have_the_tier_prices_of_openai(at: Callable[[datetime], 
 
 
 @pytest.mark.parametrize("tier", [None, "default", "flex"])
-def test_a_function_of_the_users_own_prices_every_tier(tier: str | None) -> None:
+def test_a_users_function_prices_every_tier(tier: str | None) -> None:
     assert CostFunction(lambda *_: 0.25, "openai", "gpt-4o").price(Usage(1, 2), tier) == 0.25
 
 
@@ -687,7 +687,7 @@ def test_a_function_of_the_users_own_prices_every_tier(tier: str | None) -> None
         ("audio_output_tokens", 21),
     ],
 )
-def test_a_kind_of_token_without_a_rate_costs_the_dearer_one(kind: str, rate: float) -> None:
+def test_a_kind_of_token_without_a_rate_has_the_more_expensive_rate(kind: str, rate: float) -> None:
     assert per_million(find("openai", "x-1", metadata=metadata(models_dev("x-1"))), kind) == pytest.approx(rate)
 
 
@@ -701,7 +701,7 @@ def test_a_kind_of_token_without_a_rate_costs_the_dearer_one(kind: str, rate: fl
         ("audio_output_tokens", "output_audio"),
     ],
 )
-def test_a_kind_of_token_with_a_rate_in_models_dev_costs_that(kind: str, key: str) -> None:
+def test_a_kind_of_token_with_a_rate_in_models_dev_has_that_rate(kind: str, key: str) -> None:
     found = find("openai", "x-1", metadata=metadata(models_dev("x-1", **{key: 0.25})))
     assert per_million(found, kind) == pytest.approx(0.25)
 
@@ -717,21 +717,21 @@ def test_a_tier_without_a_rate_for_cached_tokens_charges_its_own_input_rate() ->
 @pytest.mark.parametrize(
     "condition", [None, {}, {"size": "1"}, {"size": True}, {"size": -1}, {"type": "batch", "size": 1}]
 )
-def test_a_tier_whose_condition_is_not_understood_is_passed_over(condition: object) -> None:
+def test_a_tier_with_an_unknown_condition_is_ignored(condition: object) -> None:
     tiers = [None, {"input": 14, "tier": condition}]
     found = find("openai", "x-1", metadata=metadata(models_dev("x-1", tiers=tiers)))
     assert per_million(found) == pytest.approx(7)
 
 
 @pytest.mark.usefixtures("without_genai_prices")
-def test_a_model_that_is_called_free_costs_nothing() -> None:
+def test_a_model_named_free_costs_nothing() -> None:
     entry = models_dev("qwen/qwen3-coder:free", "openrouter", input=0, output=0)
     assert per_million(find("openrouter", "qwen/qwen3-coder:free", metadata=metadata(entry))) == 0.0
 
 
 @pytest.mark.usefixtures("without_genai_prices")
 @pytest.mark.parametrize("provider", ["github_models", "zai_coding_plan", "lmstudio", "nvidia"])
-def test_the_zeros_that_models_dev_writes_for_subscriptions_and_local_servers_are_no_price(provider: str) -> None:
+def test_the_zeros_in_models_dev_for_subscriptions_and_local_servers_are_not_prices(provider: str) -> None:
     entry = models_dev("x-1", provider, input=0, output=0)
     assert find(provider, "x-1", metadata=metadata(entry)) is None
 
@@ -744,7 +744,7 @@ def test_a_call_whose_tokens_were_not_all_reported_has_no_cost(usage: Usage) -> 
 
 
 @pytest.mark.parametrize(("written_for_an_hour", "amount"), [(None, 0.24), (0, 0.24), (400, None)])
-def test_a_list_without_a_price_of_one_hour_cache_writes_prices_none(
+def test_one_hour_cache_writes_without_a_listed_price_have_no_price(
     written_for_an_hour: int | None, amount: float | None
 ) -> None:
     rates = find("openai", "x-1", metadata=metadata(models_dev("x-1", input=200, output=200, cache_write=250)))
@@ -754,7 +754,7 @@ def test_a_list_without_a_price_of_one_hour_cache_writes_prices_none(
 
 
 @pytest.mark.skipif(not at_least("genai-prices", "0.2"), reason="has no prices of one-hour cache writes")
-def test_one_hour_cache_writes_cost_what_genai_prices_says() -> None:
+def test_the_cost_of_one_hour_cache_writes_is_that_of_genai_prices() -> None:
     rates = find("anthropic", "claude-sonnet-4-5")
     assert rates is not None
     usage = Usage(9000, 100, 2000, 5000, cache_write_1h_input_tokens=3000)
@@ -809,13 +809,13 @@ def test_counts_that_contradict_the_total_never_make_a_call_cheaper_than_its_par
         b'{"pricing": {"input_per_1m_tokens": null, "output_per_1m_tokens": null}}',
     ],
 )
-def test_a_cache_file_without_a_usable_price_is_no_price(content: bytes, cache: Path) -> None:
+def test_a_cache_file_without_a_usable_price_is_ignored(content: bytes, cache: Path) -> None:
     for name in ("model_info_lab_x-1.json", "models_lab.json", "models_all.json"):
         (cache / name).write_bytes(content)
     assert find("lab", "x-1") is None
 
 
-def test_a_directory_where_a_cache_file_should_be_is_no_price(cache: Path) -> None:
+def test_a_directory_in_place_of_a_cache_file_is_ignored(cache: Path) -> None:
     (cache / "model_info_lab_x-1.json").mkdir()
     assert find("lab", "x-1") is None
 
@@ -849,7 +849,7 @@ ODD = st.recursive(
 
 @given(odd=ODD, prices=st.dictionaries(st.sampled_from(["input", "output", "cache_read", "tiers"]), ODD))
 @settings(max_examples=200, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_the_sources_hold_a_cost_is_none_or_a_finite_amount(cache: Path, odd: Any, prices: Any) -> None:
+def test_whatever_the_sources_contain_a_cost_is_none_or_a_finite_amount(cache: Path, odd: Any, prices: Any) -> None:
     usage = Usage(300_000, 500, 1000, 1000, 100, 10, 10)
     write(cache / "model_info_lab_x-1.json", odd)
     write(cache / "models_all.json", {"data": [{"id": "x-1", "provider": "lab", "pricing": odd, "cost": prices}]})
@@ -864,7 +864,7 @@ def test_whatever_the_sources_hold_a_cost_is_none_or_a_finite_amount(cache: Path
 # --- The user's own function, and Copilot's notional price ---
 
 
-def test_a_function_of_the_users_own_is_given_provider_model_and_usage() -> None:
+def test_a_users_function_receives_provider_model_and_usage() -> None:
     calls: list[tuple[str, str, Usage]] = []
 
     def price(provider: str, model: str, usage: Usage) -> float:
@@ -877,12 +877,12 @@ def test_a_function_of_the_users_own_is_given_provider_model_and_usage() -> None
 
 
 @pytest.mark.parametrize("answer", [None, "1", True, -1, math.nan, math.inf, [], 10**400, Decimal("sNaN")])
-def test_an_answer_that_is_not_an_amount_is_no_cost(answer: object) -> None:
+def test_a_result_that_is_not_an_amount_is_no_cost(answer: object) -> None:
     assert CostFunction(lambda *_: answer, "openai", "gpt-4o").price(Usage(1, 2)) is None
 
 
 @pytest.mark.parametrize(("answer", "amount"), [(0, 0.0), (2, 2.0), (Decimal("0.1"), 0.1)])
-def test_any_number_of_at_least_0_is_an_amount(answer: object, amount: float) -> None:
+def test_any_nonnegative_number_is_an_amount(answer: object, amount: float) -> None:
     assert CostFunction(lambda *_: answer, "openai", "gpt-4o").price(Usage(1, 2)) == amount
 
 
@@ -895,11 +895,11 @@ def test_the_reference_price_of_copilot_is_the_one_that_modelforge_prints(model:
 
 
 @pytest.mark.parametrize("model", ["gpt-4.1-mini", "gpt-4o-mini", "claude-sonnet-4", "o3", ""])
-def test_a_model_of_copilot_that_modelforge_has_no_entry_for_has_no_reference_price(model: str) -> None:
+def test_a_copilot_model_without_an_entry_in_modelforge_has_no_reference_price(model: str) -> None:
     assert reference_rates(model) is None
 
 
-# --- A model carries its rates along ---
+# --- Rates as part of a model ---
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "o3"])

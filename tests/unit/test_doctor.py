@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The doctor's parts: what a finding is, how it is shown, which exporters and endpoints are found."""
+"""The doctor's parts: findings, their rendering, and the detection of exporters and endpoints."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_check_that_fails_is_a_warning() -> None:
     assert "sk-test" not in str(finding)
 
 
-def test_a_finding_loses_its_credentials() -> None:
+def test_credentials_are_removed_from_a_finding() -> None:
     finding = ok(
         "to https://user:hunter2@host/otlp/9f8e7d6c5b4a39281706f5e4d3c2b1a0/v1/traces",
         "export KEY=sk-test-0123456789abcdefghijklmnop",
@@ -82,7 +82,7 @@ def test_a_finding_loses_its_credentials() -> None:
     )
 
 
-def test_spans_are_expected_without_a_problem() -> None:
+def test_spans_are_expected_if_there_is_no_problem() -> None:
     assert diagnosis(ok("well"), warning("less")).spans_expected
     assert not diagnosis(ok("well"), problem("none")).spans_expected
 
@@ -120,7 +120,7 @@ def test_lines_are_wrapped_and_commands_are_not_cut() -> None:
     assert lines[-1].strip() == "x" * 80
 
 
-def test_colors_are_for_a_terminal() -> None:
+def test_colors_are_only_used_in_a_terminal() -> None:
     assert "\033[31mPROBLEM \033[0m" in as_text(diagnosis(problem("none")), color=True)
 
 
@@ -230,7 +230,7 @@ def test_without_an_sdk_the_variables_name_the_exporters(
     assert endpoints(exporters_of("traces", ProxyTracerProvider())) == expected
 
 
-def test_a_malformed_endpoint_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malformed_endpoint_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://")
     (exporter,) = exporters_of("traces", ProxyTracerProvider())
     assert exporter.fault == "its endpoint is not a URL with a host"
@@ -241,7 +241,7 @@ def test_a_malformed_endpoint_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @contextmanager
 def serving(*replies: bytes) -> Iterator[int]:
-    """Serve one reply to each connection, the last of them for all that follow; an empty one is never sent."""
+    """Serve one reply per connection, and the last one to all further connections. An empty reply is never sent."""
     with socket.create_server((HOST, 0)) as server:
 
         def serve() -> None:
@@ -278,8 +278,8 @@ def ask(protocol: Protocol, url: str) -> tuple[State, str]:
         ("503 Service Unavailable", State.WARNING, "answers HTTP 503"),
     ],
 )
-def test_http_statuses_are_told_apart(status: str, state: State, text: str) -> None:
-    # The first connection only asks whether something listens.
+def test_http_statuses_are_distinguished(status: str, state: State, text: str) -> None:
+    # The first connection only checks whether something listens.
     reply = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     with serving(b"", reply) as port:
         assert ask("http/protobuf", f"http://{HOST}:{port}/v1/traces") == (state, text)
@@ -294,34 +294,34 @@ def test_the_credentials_of_a_url_are_sent_and_not_shown() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_a_port_that_nobody_listens_at_is_told(protocol: Protocol) -> None:
+def test_a_port_without_a_listener_is_reported(protocol: Protocol) -> None:
     assert ask(protocol, f"http://{HOST}:{unused_port()}") == (State.PROBLEM, "nothing listens there")
 
 
-def test_a_host_that_nobody_knows_is_told() -> None:
+def test_an_unknown_host_is_reported() -> None:
     state, text = ask("grpc", "http://no-such-host.invalid:4317")
     assert state is State.PROBLEM
     assert "no-such-host.invalid" in text or "no answer" in text
 
 
-def test_a_server_that_wants_tls_is_told() -> None:
+def test_a_server_that_requires_tls_is_reported() -> None:
     alert = bytes((0x15, 3, 1, 0, 2, 2, 70))
     with serving(b"", alert) as port:
         assert ask("http/protobuf", f"http://{HOST}:{port}/v1/traces") == (State.PROBLEM, "speaks only TLS")
 
 
-def test_a_silent_server_has_three_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_given_three_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(b"") as port:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{HOST}:{port}")
         before = monotonic()
-        # ModelForge has been imported.
+        # ModelForge is already imported.
         found = examine()
         assert monotonic() - before < 6
     assert "no spans" in as_text(found).lower()
     assert "does not speak OTLP (grpc)" in found.findings["exporters"].detail
 
 
-def test_requests_through_a_proxy_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoints_behind_a_proxy_are_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://user:password@proxy.example:3128")
     state, text = ask("http/protobuf", "https://collector.example/v1/traces")
     assert state is State.OK
@@ -339,7 +339,7 @@ def test_without_an_sdk_the_extra_is_proposed(monkeypatch: pytest.MonkeyPatch) -
     assert fault.remedy == "pip install 'opentelemetry-instrumentation-modelforge[otel]'"
 
 
-def test_settings_without_a_fault_have_none() -> None:
+def test_valid_settings_have_no_fault() -> None:
     assert setup.setup_fault() is None
 
 
@@ -349,5 +349,5 @@ def test_the_versions_are_those_that_are_installed() -> None:
     assert next(iter(versions)) == "opentelemetry-instrumentation-modelforge"
 
 
-def test_an_environment_that_fits_has_no_conflicts() -> None:
+def test_a_consistent_environment_has_no_conflicts() -> None:
     assert distributions.conflicts() == {}

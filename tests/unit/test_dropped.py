@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Calls of dropped streams are ended by a thread, soon, and never in a destructor."""
+"""Calls of dropped streams, which a thread ends soon, and never a destructor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from opentelemetry_instrumentation_modelforge.dropped import end_soon, start_thr
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SOON = 10
-"""Seconds to wait for what happens at once, unless the test is about to fail."""
+"""Seconds to wait for something that happens immediately, unless the test is about to fail."""
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def _started() -> Iterator[None]:
 
 
 def drain() -> None:
-    """Wait until the thread has ended all that was dropped before."""
+    """Wait until the thread has ended all calls dropped before."""
     ended = threading.Event()
     end_soon(ended.set)
     assert ended.wait(SOON)
@@ -51,7 +51,7 @@ def test_a_dropped_call_is_ended_in_another_thread() -> None:
     assert ended_in[0] is not threading.current_thread()
 
 
-def test_one_thread_ends_all_and_keeps_no_process_alive() -> None:
+def test_one_thread_ends_all_calls_and_does_not_keep_the_process_alive() -> None:
     for _ in range(3):
         start_thread()
     assert [thread.daemon for thread in threads()] == [True]
@@ -81,8 +81,8 @@ def test_a_destructor_that_runs_in_a_collection_can_drop_a_call() -> None:
     assert ended.wait(SOON)
 
 
-def test_a_call_can_be_dropped_while_another_is() -> None:
-    """A collection can begin at any allocation, also inside `put`, which must not wait for itself."""
+def test_a_call_can_be_dropped_while_another_is_being_dropped() -> None:
+    """A collection can begin at any allocation, even inside `put`, which must not wait for itself."""
     ended: list[str] = []
 
     class Queue:
@@ -105,7 +105,7 @@ def test_a_call_can_be_dropped_while_another_is() -> None:
     assert ended == ["inner", "outer"]
 
 
-def test_a_fault_leaves_the_thread_running_and_its_text_out_of_the_log(
+def test_a_fault_does_not_stop_the_thread_and_is_logged_without_its_message(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dropped._END_GUARD, "_reported", False)
@@ -127,7 +127,7 @@ def test_a_fault_leaves_the_thread_running_and_its_text_out_of_the_log(
     caplog.clear()
 
 
-def test_an_ended_call_is_not_kept_until_the_next() -> None:
+def test_an_ended_call_is_released_before_the_next_one() -> None:
     class Call:
         def end(self) -> None:
             pass
@@ -143,9 +143,9 @@ def test_an_ended_call_is_not_kept_until_the_next() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_forked_child_ends_its_own_calls_and_none_of_its_parents() -> None:
+def test_a_forked_child_ends_its_own_calls_and_not_those_of_its_parent() -> None:
     release, ended = threading.Event(), []
-    # The parent's thread is busy, so what comes now is left in its queue.
+    # The parent's thread is busy, so the next call stays in its queue.
     end_soon(lambda: release.wait(SOON) and None)
     end_soon(lambda: ended.append("parent"))
     read, write = os.pipe()
@@ -166,7 +166,7 @@ def test_a_forked_child_ends_its_own_calls_and_none_of_its_parents() -> None:
     assert ended == ["parent"]
 
 
-def test_a_process_that_cannot_start_a_thread_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_start_a_thread_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -177,7 +177,7 @@ def test_a_process_that_cannot_start_a_thread_goes_on(monkeypatch: pytest.Monkey
     assert dropped._running is False
 
 
-def test_a_process_ends_at_once_with_the_thread_waiting(python: Python) -> None:
+def test_a_process_ends_immediately_while_the_thread_waits(python: Python) -> None:
     done = python(
         "-c",
         "from opentelemetry_instrumentation_modelforge import dropped\n"
@@ -187,7 +187,7 @@ def test_a_process_ends_at_once_with_the_thread_waiting(python: Python) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "ended\nTrue\n", "")
 
 
-def test_the_thread_waits_on_the_queue_that_gevent_has_put_in_place_since_the_import(python: Python) -> None:
+def test_the_thread_waits_on_the_queue_that_gevent_has_patched_in_after_the_import(python: Python) -> None:
     program = """
 import queue, threading
 from opentelemetry_instrumentation_modelforge import dropped

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How a call ended, and the attributes that its outcome becomes."""
+"""The ending of a call, and the attributes that record its outcome."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_failed_call_has_the_type_of_its_error() -> None:
     assert attributes(ending) == {"modelforge.outcome": "failed", "error.type": "ConnectionResetError"}
 
 
-def test_an_answer_that_says_that_it_failed_is_not_completed() -> None:
+def test_an_answer_that_reports_a_failure_is_not_completed() -> None:
     response = Response(id="chatcmpl-1", error="content_filter")
     assert attributes(Ending("completed"), response) == {
         "modelforge.outcome": "failed",
@@ -58,13 +58,13 @@ def test_an_answer_that_says_that_it_failed_is_not_completed() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["closed", "cancelled"])
-def test_a_stream_that_was_left_says_nothing_of_its_end(outcome: Any) -> None:
+def test_an_abandoned_stream_reports_nothing_about_its_end(outcome: Any) -> None:
     ending = Ending(outcome)
     assert ending.error_type(Response(error="incomplete_response")) is None
     assert attributes(ending, Response(error="incomplete_response")) == {"modelforge.outcome": outcome}
 
 
-def test_an_exception_goes_before_what_the_answer_says() -> None:
+def test_an_exception_takes_precedence_over_the_answers_error() -> None:
     ending = Ending("failed", error=ValueError())
     assert ending.error_type(Response(error="content_filter")) == "ValueError"
 
@@ -82,7 +82,7 @@ def test_tokens_that_were_not_reported_are_estimated() -> None:
     assert attributes(Ending("completed", [ANSWER])) == {"modelforge.outcome": "completed", **ESTIMATE}
 
 
-def test_a_stream_that_was_left_is_estimated_by_what_it_brought() -> None:
+def test_tokens_of_an_abandoned_stream_are_estimated_from_its_answer_so_far() -> None:
     assert attributes(Ending("closed", [ANSWER])) == {"modelforge.outcome": "closed", **ESTIMATE}
 
 
@@ -94,7 +94,7 @@ def test_nothing_is_estimated_without_an_answer_from_the_cache_or_by_option() ->
     assert cached == {**completed, "modelforge.response.cached": True}
 
 
-def test_a_price_is_in_dollars_and_says_where_it_is_from() -> None:
+def test_a_price_is_in_dollars_and_has_a_source() -> None:
     assert cost_attributes(0.25, Response()) == {
         "gen_ai.usage.cost.amount": 0.25,
         "gen_ai.usage.cost.currency": "USD",
@@ -112,11 +112,11 @@ def test_a_subscription_has_a_reference_cost(response: Response) -> None:
     assert "gen_ai.usage.cost.amount" not in found
 
 
-def test_what_is_paid_by_the_token_has_no_reference_cost() -> None:
+def test_a_call_billed_by_the_token_has_no_reference_cost() -> None:
     assert "modelforge.usage.reference_cost" not in attributes(Ending("completed", [ANSWER]))
 
 
-def test_a_stream_has_its_chunks_and_the_time_to_the_first() -> None:
+def test_a_stream_has_a_chunk_count_and_the_time_to_the_first_chunk() -> None:
     assert stream_attributes(3, 0.25) == {
         "gen_ai.request.stream": True,
         "modelforge.response.chunk_count": 3,
@@ -125,12 +125,12 @@ def test_a_stream_has_its_chunks_and_the_time_to_the_first() -> None:
     assert stream_attributes(0, None) == {"gen_ai.request.stream": True, "modelforge.response.chunk_count": 0}
 
 
-def test_a_response_hook_gets_langchains_own_result() -> None:
+def test_a_response_hook_receives_langchains_own_result() -> None:
     result = LLMResult(generations=[[ANSWER]])
     assert Ending("completed", [ANSWER], result=result).llm_result() is result
 
 
-def test_where_langchain_has_made_no_result_one_is_made() -> None:
+def test_a_result_is_created_if_langchain_has_not_created_one() -> None:
     result = Ending("closed", (ANSWER,), {"model_name": "m"}).llm_result()
     assert isinstance(result, LLMResult)
     assert result.generations == [[ANSWER]]

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A call that another instrumentation has the span of gets what only ModelForge knows, and no span of its own."""
+"""A call whose span another instrumentation creates: ModelForge's attributes are added to it, without a second span."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ Enrich = Callable[..., Enrichment]
 
 @pytest.fixture
 def theirs() -> Any:
-    """The other instrumentation's data, of which some is known."""
+    """The other instrumentation's data, some of which is already known."""
     return SimpleNamespace(attributes={}, response_id="id", response_model=None)
 
 
 @pytest.fixture
 def enrich(tracer_provider: TracerProvider, meter_provider: MeterProvider, theirs: Any) -> Enrich:
-    """Start a call under the other instrumentation, with options."""
+    """Start a call under the other instrumentation, with the given options."""
 
     def enrich(data: Callable[[], Any] = lambda: theirs, **options: Any) -> Enrichment:
         configuration = Configuration(cost=lambda *_: 0.25, **options)
@@ -68,7 +68,7 @@ def metrics(reader: InMemoryMetricReader) -> dict[str, list[Any]]:
     return {metric.name: list(metric.data.data_points) for scope in scopes for metric in scope.metrics}
 
 
-def test_the_others_span_gets_modelforges_names_when_the_call_begins(enrich: Enrich, theirs: Any) -> None:
+def test_modelforges_names_are_added_to_the_others_span_when_the_call_begins(enrich: Enrich, theirs: Any) -> None:
     call = enrich(attributes={"team": "ml"})
     assert theirs.attributes == {"team": "ml", **NAMES}
     assert theirs.response_id == "id"
@@ -76,7 +76,7 @@ def test_the_others_span_gets_modelforges_names_when_the_call_begins(enrich: Enr
     call.close()
 
 
-def test_the_others_span_gets_the_answer_and_its_price(
+def test_the_answer_and_its_price_are_added_to_the_others_span(
     enrich: Enrich,
     theirs: Any,
     metric_reader: InMemoryMetricReader,
@@ -86,7 +86,7 @@ def test_the_others_span_gets_the_answer_and_its_price(
     assert theirs.attributes == {**NAMES, **PRICE}
     assert (theirs.response_id, theirs.response_model) == ("chatcmpl-1", "m")
     assert (theirs.usage_input_tokens, theirs.usage_output_tokens) == (11, 7)
-    # The other instrumentation has the rest of the metrics.
+    # The other instrumentation emits the rest of the metrics.
     (name, (point,)), *others = metrics(metric_reader).items()
     assert (name, point.sum, others) == ("gen_ai.client.operation.cost", 0.25, [])
     assert span_exporter.get_finished_spans() == ()
@@ -104,9 +104,7 @@ def test_the_usage_of_a_stream_is_reported_with_its_chunk(enrich: Enrich, theirs
     call.close()
 
 
-def test_an_answer_from_the_cache_costs_nothing_anew(
-    enrich: Enrich, theirs: Any, metric_reader: InMemoryMetricReader
-) -> None:
+def test_an_answer_from_the_cache_has_no_cost(enrich: Enrich, theirs: Any, metric_reader: InMemoryMetricReader) -> None:
     enrich().end([answer(total_cost=0)], None)
     assert theirs.attributes == {**NAMES, "modelforge.response.cached": True}
     assert metrics(metric_reader) == {}
@@ -126,7 +124,7 @@ def test_baggage_is_copied_as_onto_our_own_spans_and_metrics(
     assert point.attributes["tenant"] == "acme"
 
 
-def test_a_call_whose_span_has_not_begun_is_counted(enrich: Enrich, metric_reader: InMemoryMetricReader) -> None:
+def test_a_call_whose_span_has_not_begun_is_measured(enrich: Enrich, metric_reader: InMemoryMetricReader) -> None:
     enrich(data=lambda: None).end([answer()], None)
     assert list(metrics(metric_reader)) == ["gen_ai.client.operation.cost"]
 

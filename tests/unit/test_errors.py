@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What telemetry tells of an exception, and what it never tells."""
+"""What telemetry records about an exception, and what it never records."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ LEAKS: dict[str, Callable[[], object]] = {
 
 
 def spellings(text: str) -> Iterator[str]:
-    """Yield a text and what it may stand for."""
+    """Yield a text and the texts into which it can be decoded."""
     yield text
     yield unquote(unquote(text))
     yield text.replace("\\n", "\n").replace("\\", "")
@@ -258,7 +258,7 @@ def holds_a_passage(text: str, original: str) -> bool:
 
 
 @pytest.mark.parametrize("way", LEAKS)
-def test_nothing_that_an_exception_quotes_is_told(way: str) -> None:
+def test_nothing_that_an_exception_quotes_is_recorded(way: str) -> None:
     error = caught(LEAKS[way])
     description = describe_error(error)
     assert description.type == error_type(error)
@@ -268,7 +268,7 @@ def test_nothing_that_an_exception_quotes_is_told(way: str) -> None:
         text.encode()
 
 
-def test_there_are_enough_attempts_and_they_would_be_noticed() -> None:
+def test_there_are_enough_attempts_and_leaks_would_be_detected() -> None:
     assert len(LEAKS) >= 50
     assert holds_a_passage(quote(PROMPT.upper()), PROMPT)
     assert holds_a_passage(json.dumps(PROMPT), PROMPT)
@@ -290,19 +290,19 @@ WORDS = "the_purple_heron_nests_here"
     ],
     ids=["module", "dotted module", "long class", "request id", "Google's reason", "TLS reason"],
 )
-def test_words_that_look_like_an_identifier_are_not_told(error: BaseException) -> None:
+def test_words_that_look_like_an_identifier_are_not_recorded(error: BaseException) -> None:
     for text in (*describe_error(error).event_attributes().values(), fault_text(error)):
         assert "heron" not in text
 
 
-def test_the_long_name_of_a_function_or_a_file_is_not_told() -> None:
+def test_the_long_name_of_a_function_or_a_file_is_not_recorded() -> None:
     for fails in (lambda: in_a_function_named("x" * 201), lambda: compiled_with_a_name(f"/{'x' * 1025}.py")):
         assert "x" * 100 not in describe_error(caught(fails)).stacktrace
 
 
 @pytest.mark.parametrize("name", ["<generated>", "/nonexistent/generated.py"])
-def test_the_source_of_code_that_is_in_no_file_is_not_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A tool that runs a model's answer gives its source to tracebacks.
+def test_the_source_of_code_that_is_not_in_a_file_is_not_recorded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A tool that runs a model's answer can make its source available to tracebacks.
     source = f"[].{WORDS}"
     monkeypatch.setitem(linecache.cache, name, (len(source), None, [source], name))
     error = caught(lambda: eval(compile(source, name, "eval")))
@@ -338,7 +338,7 @@ HOLDERS: dict[str, Callable[[str], BaseException]] = {
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("holder", HOLDERS)
 @pytest.mark.parametrize("credential", CREDENTIALS)
-def test_no_credential_is_told(credential: str, holder: str, full: bool) -> None:
+def test_no_credential_is_recorded(credential: str, holder: str, full: bool) -> None:
     key = CREDENTIALS[credential]
     description = describe_error(caught(raiser(HOLDERS[holder](key))), secrets=[SECRET, OPENAI_KEY], full=full)
     for text in (description.message, description.stacktrace):
@@ -420,22 +420,22 @@ FACTS: list[tuple[BaseException, str]] = [
 
 
 @pytest.mark.parametrize(("error", "message"), FACTS, ids=[message for _, message in FACTS])
-def test_the_message_is_the_type_and_what_is_known_to_be_safe(error: BaseException, message: str) -> None:
+def test_the_message_is_the_type_and_details_known_to_be_safe(error: BaseException, message: str) -> None:
     assert describe_error(error).message == message
 
 
-def test_an_answer_to_httpx_tells_its_status() -> None:
+def test_the_status_of_an_httpx_response_is_recorded() -> None:
     error = caught(lambda: httpx.Response(503, request=REQUEST).raise_for_status())
     assert facts(error) == "httpx.HTTPStatusError: 503"
 
 
 @pytest.mark.parametrize("secret", ["rate_limit_exceeded", "xx-rate_limit_exceeded-xx", "LIMIT"])
-def test_a_code_that_is_a_secret_or_shares_one_is_not_told(secret: str) -> None:
+def test_a_code_that_is_or_contains_a_secret_is_not_recorded(secret: str) -> None:
     error = api_error(openai.RateLimitError, 429, code="rate_limit_exceeded")
     assert describe_error(error, secrets=[secret]).message == "openai.RateLimitError: 429"
 
 
-def test_the_stack_trace_has_the_details_and_the_status_has_none() -> None:
+def test_the_details_are_in_the_stack_trace_and_not_in_the_status() -> None:
     headers = {"x-request-id": "req_011CSHoEeqs5C35K2UUqR7Fy"}
     error = api_error(openai.RateLimitError, 429, headers, code="rate_limit_exceeded", type="requests")
     description = describe_error(error)
@@ -487,7 +487,7 @@ def test_the_stack_has_the_file_the_line_the_function_and_the_source_of_each_fra
     )
 
 
-def test_a_context_is_told_unless_it_is_suppressed() -> None:
+def test_a_context_is_recorded_unless_it_is_suppressed() -> None:
     error = chained(ValueError("x"), context=KeyError("x"))
     assert describe_error(error).stacktrace == (
         "KeyError\n\nDuring handling of the above exception, another exception occurred:\n\nValueError"
@@ -496,7 +496,7 @@ def test_a_context_is_told_unless_it_is_suppressed() -> None:
     assert describe_error(error).stacktrace == "ValueError"
 
 
-def test_a_group_tells_of_its_members() -> None:
+def test_the_members_of_a_group_are_recorded() -> None:
     error = ExceptionGroup("x", [chained(ValueError("x"), KeyError("x")), OSError(2, "x")])
     assert describe_error(error).stacktrace == (
         "ExceptionGroup\n"
@@ -511,7 +511,7 @@ def test_a_group_tells_of_its_members() -> None:
     )
 
 
-def test_what_the_application_was_handling_is_not_told() -> None:
+def test_the_exception_that_the_application_was_handling_is_not_recorded() -> None:
     beyond = TypeError("x")
     handled = chained(LookupError("x"), context=beyond)
     error = chained(ValueError("x"), chained(KeyError("x"), context=handled))
@@ -534,7 +534,7 @@ def test_a_cycle_of_causes_ends() -> None:
     assert describe_error(group).stacktrace == "ExceptionGroup\n  +-- 1 of 1:\n  | ValueError"
 
 
-def test_a_long_chain_and_a_large_group_are_cut() -> None:
+def test_a_long_chain_and_a_large_group_are_truncated() -> None:
     error: BaseException = ValueError("x")
     for _ in range(1000):
         error = chained(ValueError("x"), error)
@@ -559,14 +559,14 @@ def test_a_deep_stack_keeps_its_ends() -> None:
     assert "in caught" in stacktrace
 
 
-def test_a_credential_in_the_source_is_not_told() -> None:
+def test_a_credential_in_the_source_is_not_recorded() -> None:
     def fail() -> object:
         return {}["sk-proj-0123456789abcdef"]
 
     assert '    return {}["[REDACTED]"]' in describe_error(caught(fail)).stacktrace
 
 
-def test_a_random_word_in_the_source_is_not_told() -> None:
+def test_a_random_word_in_the_source_is_not_recorded() -> None:
     def fail() -> object:
         return {}["0f3a9b2c4d5e6f708192a3b4c5d6e7f8"]
 
@@ -575,7 +575,7 @@ def test_a_random_word_in_the_source_is_not_told() -> None:
         assert f'File "{__file__}"' in text
 
 
-# --- The text, if it is asked for ---
+# --- The message, if it is requested ---
 
 
 @pytest.mark.parametrize(
@@ -587,13 +587,13 @@ def test_a_random_word_in_the_source_is_not_told() -> None:
         modelforge_exceptions.ProviderNotAvailableError("acme with token hunter2"),
     ],
 )
-def test_a_text_has_nothing_that_may_be_a_credential(error: BaseException) -> None:
+def test_a_message_contains_no_possible_credential(error: BaseException) -> None:
     description = describe_error(error, full=True)
     assert "[REDACTED]" in description.message
     assert "hunter2" not in description.message + description.stacktrace
 
 
-def test_a_text_without_the_id_of_a_request_leaves_it_in_the_details() -> None:
+def test_a_request_id_redacted_from_the_message_stays_in_the_details() -> None:
     error = api_error(
         headers={"x-request-id": "req_011CSHoEeqs5C35K2UUqR7Fy"}, message="see req_011CSHoEeqs5C35K2UUqR7Fy"
     )
@@ -602,7 +602,7 @@ def test_a_text_without_the_id_of_a_request_leaves_it_in_the_details() -> None:
     assert "request_id=req_011CSHoEeqs5C35K2UUqR7Fy" in description.stacktrace
 
 
-def test_the_full_text_is_added_to_the_message_and_the_stack_trace() -> None:
+def test_the_full_message_is_added_to_the_description_and_the_stack_trace() -> None:
     error = chained(api_error(code="bad"), KeyError("the cause"))
     description = describe_error(error, full=True)
     assert description.message == "openai.BadRequestError: 400 bad: Error code: 400 - {'code': 'bad'}"
@@ -614,7 +614,7 @@ def test_the_full_text_is_added_to_the_message_and_the_stack_trace() -> None:
 
 
 @pytest.mark.parametrize("character", ["x", "ß", "€", "🪿"])
-def test_the_texts_of_an_error_and_its_causes_take_4_kib(character: str) -> None:
+def test_the_messages_of_an_error_and_its_causes_are_limited_to_4_kib(character: str) -> None:
     error = chained(ValueError(character * 10_000), KeyError("the cause"))
     description = describe_error(error, full=True)
     text = description.message.removeprefix("ValueError: ")
@@ -622,7 +622,7 @@ def test_the_texts_of_an_error_and_its_causes_take_4_kib(character: str) -> None
     assert "the cause" not in description.stacktrace
 
 
-def test_a_text_that_cannot_be_made_is_told_as_such() -> None:
+def test_a_message_that_cannot_be_generated_is_recorded_as_such() -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise ValueError("no text")
@@ -630,7 +630,7 @@ def test_a_text_that_cannot_be_made_is_told_as_such() -> None:
     assert describe_error(Mute(), full=True).message.endswith("Mute: <exception str() failed>")
 
 
-def test_the_text_is_not_made_unless_it_is_asked_for() -> None:
+def test_the_message_is_not_generated_unless_it_is_requested() -> None:
     class Loud(Exception):
         def __str__(self) -> str:
             raise AssertionError
@@ -644,7 +644,7 @@ def test_the_text_is_not_made_unless_it_is_asked_for() -> None:
 
 
 class Odd(Exception):
-    """Raises at every attribute that is not its class's own business."""
+    """Raises at every attribute that is accessed through an instance."""
 
     status_code = 400
 
@@ -717,7 +717,7 @@ def test_a_strange_exception_is_described(make: Callable[[], BaseException], ful
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
 @pytest.mark.parametrize("name", ["__str__", "status_code", "__cause__"])
-def test_an_interrupt_passes(name: str, interrupt: type[BaseException]) -> None:
+def test_an_interrupt_propagates(name: str, interrupt: type[BaseException]) -> None:
     def member(self: object) -> Any:
         raise interrupt
 
@@ -727,7 +727,7 @@ def test_an_interrupt_passes(name: str, interrupt: type[BaseException]) -> None:
 
 
 @pytest.mark.parametrize("name", ["__str__", "status_code"])
-def test_what_a_signal_handler_raises_passes(name: str) -> None:
+def test_an_exception_of_a_signal_handler_propagates(name: str) -> None:
     class TimeLimit(Exception):
         pass
 
@@ -754,7 +754,7 @@ def test_any_values_can_be_described(message: str, code: str, status: object, fu
         text.encode()
 
 
-def test_the_application_s_exception_is_left_as_it_is() -> None:
+def test_the_application_s_exception_is_not_modified() -> None:
     error = caught(outer)
     before = (error.args, error.__cause__, error.__context__, error.__traceback__, dict(vars(error)))
     describe_error(error, full=True)
@@ -779,7 +779,7 @@ def test_the_type_is_the_qualified_name_of_the_class(error: BaseException, kind:
 
 
 class CountedText(str):
-    """A text that fails the test if it is read through."""
+    """A text that fails the test if it is read completely."""
 
     def _fail(self, *_: object) -> Any:
         raise AssertionError("the text was read")
@@ -787,7 +787,7 @@ class CountedText(str):
     __str__ = __format__ = __contains__ = __iter__ = __getitem__ = encode = replace = _fail  # type: ignore[assignment]
 
 
-def test_the_length_of_the_text_makes_no_difference() -> None:
+def test_the_length_of_the_message_makes_no_difference() -> None:
     for error in (
         ValueError(CountedText("x")),
         api_error(message=CountedText("x")),

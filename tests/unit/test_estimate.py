@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The estimate of tokens: a quarter of the characters, in bounded time."""
+"""The token estimate: a quarter of the characters, in bounded time."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ PROMPTS: dict[str, tuple[Any, int | None]] = {
 
 
 @pytest.mark.parametrize("kind", PROMPTS)
-def test_a_token_is_estimated_for_every_four_characters(kind: str) -> None:
+def test_one_token_is_estimated_for_every_four_characters(kind: str) -> None:
     source, tokens = PROMPTS[kind]
     assert estimated_usage([source], []) == Usage(tokens, 0)
     assert estimated_usage([], [source]) == Usage(None, tokens or 0)
 
 
-def test_all_messages_and_all_choices_count() -> None:
+def test_all_messages_and_all_choices_are_counted() -> None:
     prompt = [SystemMessage("x" * 30), HumanMessage("y" * 10)]
     choices = [ChatGeneration(message=AIMessage("a" * 8)), ChatGeneration(message=AIMessage("b" * 8))]
     assert estimated_usage(prompt, choices) == Usage(10, 4)
 
 
-def test_nothing_is_estimated_of_nothing() -> None:
+def test_nothing_is_estimated_without_text() -> None:
     assert estimated_usage([], []) == Usage(None, 0)
 
 
@@ -65,7 +65,7 @@ def test_malformed_content_is_not_counted(bad: object) -> None:
     ],
     ids=["messages", "blocks", "prompts"],
 )
-def test_a_long_history_is_estimated_by_its_first_texts(long: Callable[[int], list[Any]]) -> None:
+def test_a_long_history_is_estimated_from_its_first_texts(long: Callable[[int], list[Any]]) -> None:
     assert estimated_usage(long(999), []) == Usage(999, 0)
     assert estimated_usage(long(1000), []) == Usage(1000, 0)
     assert estimated_usage(long(5000), []) == Usage(1000, 0)

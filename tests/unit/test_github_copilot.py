@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Copilot's answers, which are OpenAI's, and what its client tells."""
+"""Copilot's answers, which have OpenAI's form, and its client's settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read(raw: dict[str, Any]) -> Response:
     return answer.response((), None)
 
 
-def test_usage_is_read_where_copilot_sends_it() -> None:
+def test_usage_is_read_from_copilots_answers() -> None:
     usage = {
         "prompt_tokens": 33,
         "completion_tokens": 9,
@@ -67,7 +67,7 @@ def chat_model(**fields: Any) -> ChatGitHubCopilot:
     return ChatGitHubCopilot(**({"model": "gpt-4.1", "api_key": TOKEN, "temperature": 0.5} | fields))
 
 
-def test_the_tap_is_where_the_answer_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tap_receives_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     (tap,) = COPILOT.taps
     assert (tap.module, tap.owner) == (integration.__name__, "BaseChatOpenAI")
     assert tap.owner is not None
@@ -112,7 +112,7 @@ def test_the_tap_is_where_the_answer_passes(monkeypatch: pytest.MonkeyPatch) -> 
         ),
     ],
 )
-def test_the_span_says_what_the_client_sends(
+def test_the_span_records_the_parameters_that_the_client_sends(
     fields: dict[str, Any], kwargs: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     model = chat_model(**fields)
@@ -125,7 +125,7 @@ def test_the_server_is_the_one_that_the_client_calls() -> None:
     assert COPILOT.default_server == ("api.githubcopilot.com", 443)
 
 
-def test_copilot_is_paid_by_subscription() -> None:
+def test_copilot_is_a_subscription() -> None:
     assert not COPILOT.paid_by_token
     assert COPILOT.has_reference_cost
 
@@ -134,7 +134,7 @@ def test_the_token_and_its_header_are_credentials() -> None:
     model = chat_model()
     credentials = list(COPILOT.client_credentials(vars(model)))
     assert model.github_token in credentials
-    # Of the headers, only this one is secret.
+    # Only this header is secret.
     assert [value for value in credentials if isinstance(value, dict) and value] == [
         {"authorization": f"Bearer {TOKEN}"}
     ]

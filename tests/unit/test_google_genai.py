@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Gemini's answers, as the client's own protobuf messages, and the parameters that its client sends."""
+"""Gemini's answers as the client's own protobuf messages, and the parameters that its client sends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODEL = "gemini-2.5-pro-002"
 def message(
     text: str | None = "Salut", reason: str | None = None, *, model: str = MODEL, **usage: Any
 ) -> GenerateContentResponse:
-    """A response, or a chunk, with one candidate; without one if ``text`` is None."""
+    """Return a response, or a chunk, with one candidate, or with none if ``text`` is None."""
     candidate = {"content": {"role": "model", "parts": [{"text": text}]}} | (
         {"finish_reason": reason} if reason else {}
     )
@@ -46,7 +46,7 @@ def read(*messages: GenerateContentResponse) -> Response:
 
 
 def counts(prompt: int = 0, answer: int = 0, total: int | None = None, **others: Any) -> dict[str, Any]:
-    """A usage_metadata whose total is, without being told, what the parts come to."""
+    """Return a usage_metadata whose default total is the sum of the parts."""
     return {
         "prompt_token_count": prompt,
         "candidates_token_count": answer,
@@ -55,13 +55,13 @@ def counts(prompt: int = 0, answer: int = 0, total: int | None = None, **others:
     }
 
 
-def test_an_answer_names_its_model_finish_reason_and_tokens() -> None:
+def test_an_answer_has_its_model_finish_reason_and_tokens() -> None:
     assert read(message(reason="MAX_TOKENS", **counts(31, 8))) == Response(
         model=MODEL, finish_reasons=("MAX_TOKENS",), usage=Usage(31, 8)
     )
 
 
-def test_a_stream_used_what_its_last_count_says() -> None:
+def test_the_usage_of_a_stream_is_its_last_count() -> None:
     response = read(
         message("Sa", **counts(31, 3)), message("lu", **counts(31, 5)), message("t", "STOP", **counts(29, 8))
     )
@@ -69,11 +69,11 @@ def test_a_stream_used_what_its_last_count_says() -> None:
 
 
 @pytest.mark.parametrize("last", [message("t", "STOP"), message("t", "STOP", prompt_token_count=0)])
-def test_a_last_chunk_without_counts_leaves_those_before_it(last: GenerateContentResponse) -> None:
+def test_a_last_chunk_without_counts_keeps_those_before_it(last: GenerateContentResponse) -> None:
     assert read(message("Salu", **counts(31, 5)), last).usage == Usage(31, 5)
 
 
-def test_a_finish_reason_in_every_chunk_counts_once() -> None:
+def test_a_finish_reason_repeated_in_every_chunk_is_recorded_once() -> None:
     chunks = [message("a", "STOP"), message("b", "STOP"), message("c", "SAFETY"), message(None, **counts(4, 3))]
     assert read(*chunks).finish_reasons == ("SAFETY",)
 
@@ -85,7 +85,7 @@ def test_each_candidate_has_its_own_finish_reason() -> None:
     assert read(chunk((1, 2), (0, 0)), chunk((0, 1))).finish_reasons == ("STOP", "MAX_TOKENS")
 
 
-def test_a_finish_reason_that_the_client_does_not_know_is_its_number() -> None:
+def test_a_finish_reason_unknown_to_the_client_is_its_number() -> None:
     raw = GenerateContentResponse(candidates=[{"index": 0}])
     raw._pb.candidates[0].finish_reason = 4711
     assert read(raw).finish_reasons == ("4711",)
@@ -97,7 +97,7 @@ def test_a_blocked_prompt_is_a_finish_reason() -> None:
     assert read(blocked) == Response(model=MODEL, finish_reasons=("BLOCKLIST",), usage=Usage(12, 0))
 
 
-def test_the_reason_of_a_block_outlives_a_chunk_with_the_counts() -> None:
+def test_a_chunk_with_the_counts_keeps_the_reason_of_a_block() -> None:
     blocked = message(None)
     blocked.prompt_feedback = {"block_reason": "PROHIBITED_CONTENT"}
     assert read(blocked, message(None, **counts(12))) == Response(
@@ -116,23 +116,23 @@ def test_tokens_of_tool_use_are_input(tool_use: dict[str, int]) -> None:
     assert response.usage == Usage(130, 16, reasoning_output_tokens=10)
 
 
-def test_the_total_tells_that_the_answers_count_includes_the_thoughts() -> None:
+def test_the_total_shows_whether_the_answers_count_includes_the_thoughts() -> None:
     response = read(message(reason="STOP", **counts(20, 46, total=66, thoughts_token_count=40)))
     assert response.usage == Usage(20, 46, reasoning_output_tokens=40)
 
 
-def test_an_answer_that_only_the_total_counts_is_no_tool_use_and_not_empty() -> None:
+def test_an_answer_counted_only_in_the_total_is_neither_tool_use_nor_empty() -> None:
     assert read(message(reason="STOP", **counts(20, 0, total=60))).usage == Usage(20, None)
 
 
-def test_a_count_without_a_total_counts_where_the_chunks_after_it_have_none() -> None:
+def test_a_count_without_a_total_is_used_if_no_later_chunk_has_a_total() -> None:
     used = {"prompt_token_count": 20, "candidates_token_count": 2}
     assert read(message("Salu", **used), message("t", "STOP")).usage == Usage(20, 2)
     assert read(message("Salu", **used), message("t", "STOP", **counts(20, 6))).usage == Usage(20, 6)
 
 
 @pytest.mark.parametrize(("text", "output"), [("Salut", None), ("", 0), (None, 0)])
-def test_an_answer_with_content_took_more_than_no_tokens(text: str | None, output: int | None) -> None:
+def test_an_answer_with_content_cannot_have_used_0_tokens(text: str | None, output: int | None) -> None:
     assert read(message(text, **counts(20))).usage == Usage(20, output)
 
 
@@ -140,7 +140,7 @@ def test_more_cached_tokens_than_the_prompt_has_are_left_out() -> None:
     assert read(message(reason="STOP", **counts(20, 6, total=26, cached_content_token_count=21))).usage == Usage(20, 6)
 
 
-def test_a_total_that_is_too_small_takes_nothing_away() -> None:
+def test_a_total_that_is_too_small_reduces_no_count() -> None:
     assert read(message(reason="STOP", **counts(20, 6, total=21))).usage == Usage(20, 6)
 
 
@@ -166,7 +166,7 @@ def test_an_answer_without_counts_has_no_usage() -> None:
     assert read(message(reason="STOP")).usage is None
 
 
-def test_an_answer_has_an_id_where_the_client_has_a_field_for_it() -> None:
+def test_an_answer_has_an_id_if_the_client_has_a_field_for_it() -> None:
     raw = message(reason="STOP")
     if hasattr(raw, "response_id"):
         raw.response_id = "k3Zv-1"
@@ -175,7 +175,7 @@ def test_an_answer_has_an_id_where_the_client_has_a_field_for_it() -> None:
         assert read(raw).id is None
 
 
-def test_the_tap_is_where_the_answer_passes() -> None:
+def test_the_tap_receives_the_answer() -> None:
     (tap,) = GOOGLE.taps
     assert (tap.module, tap.owner) == (integration.__name__, None)
     code = getattr(integration, tap.name).__code__
@@ -183,7 +183,7 @@ def test_the_tap_is_where_the_answer_passes() -> None:
 
 
 def chunks_of_langchain(*messages: GenerateContentResponse) -> list[Any]:
-    """What the integration makes of ``messages`` in a stream."""
+    """Return the integration's chunks for ``messages`` in a stream."""
     chunks: list[Any] = []
     used = None
     for sent in messages:
@@ -193,7 +193,7 @@ def chunks_of_langchain(*messages: GenerateContentResponse) -> list[Any]:
     return chunks
 
 
-def test_langchains_chunks_add_up_where_no_answer_passes() -> None:
+def test_langchains_chunks_are_added_up_without_raw_answers() -> None:
     answer = GOOGLE.answer()
     for chunk in chunks_of_langchain(
         message("Sa", "STOP", **counts(31, 3)), message("lu", "STOP", **counts(31, 5)), message("t", **counts(31, 8))
@@ -202,7 +202,7 @@ def test_langchains_chunks_add_up_where_no_answer_passes() -> None:
     assert answer.response((), None) == Response(model=MODEL, finish_reasons=("STOP",), usage=Usage(31, 8))
 
 
-def test_langchains_chunks_say_what_was_cached() -> None:
+def test_langchains_chunks_contain_the_cached_tokens() -> None:
     answer = GOOGLE.answer()
     cached = {"cached_content_token_count": 20}
     for chunk in chunks_of_langchain(
@@ -212,7 +212,7 @@ def test_langchains_chunks_say_what_was_cached() -> None:
     assert answer.response((), None).usage == Usage(31, 5, 20)
 
 
-def test_langchains_chunks_do_not_count_beside_the_answer() -> None:
+def test_langchains_chunks_are_ignored_if_there_is_a_raw_answer() -> None:
     answer = GOOGLE.answer()
     sent = message("Salut", "STOP", **counts(31, 8))
     answer.add(sent)
@@ -250,7 +250,7 @@ def chat_model(**fields: Any) -> ChatGoogleGenerativeAI:
 
 
 def request(model: ChatGoogleGenerativeAI, **kwargs: Any) -> GenerateContentRequest:
-    """The request that the model sends for a call with ``kwargs``."""
+    """Return the request that the model sends for a call with ``kwargs``."""
     seen: list[GenerateContentRequest] = []
 
     def generate_content(*, request: GenerateContentRequest, **_: Any) -> GenerateContentResponse:
@@ -280,13 +280,13 @@ def request(model: ChatGoogleGenerativeAI, **kwargs: Any) -> GenerateContentRequ
         ({"response_modalities": [Modality.TEXT, Modality.IMAGE]}, {}),
     ],
 )
-def test_the_span_says_what_the_client_sends(fields: dict[str, Any], kwargs: dict[str, Any]) -> None:
+def test_the_span_records_the_parameters_that_the_client_sends(fields: dict[str, Any], kwargs: dict[str, Any]) -> None:
     model = chat_model(**fields)
     config = request(model, **kwargs).generation_config
     expected = {name: value for name, get in SENT.items() if (value := get(config)) not in (None, 0, 0.0, ())}
     params = model._get_invocation_params(**kwargs)
     attributes = request_with(params, client=vars(model)).attributes(GOOGLE)
-    # A number that is not set is 0 in a protobuf message.
+    # An unset number is 0 in a protobuf message.
     assert {name: value for name, value in attributes.items() if value != 0} == expected
 
 
@@ -314,7 +314,7 @@ newer_only = pytest.mark.skipif(
         ),
     ],
 )
-def test_the_mime_type_of_the_call_or_of_the_model_wins(
+def test_the_mime_type_of_the_call_takes_precedence_over_that_of_the_model(
     fields: dict[str, Any], kwargs: dict[str, Any], output_type: str
 ) -> None:
     model = chat_model(**fields)
@@ -325,14 +325,14 @@ def test_the_mime_type_of_the_call_or_of_the_model_wins(
 
 
 @pytest.mark.parametrize("kwargs", [{"temperature": 0.25}, {"max_output_tokens": 5}, {"top_k": 3}, {"seed": 8}])
-def test_what_the_client_ignores_is_not_claimed(kwargs: dict[str, Any]) -> None:
+def test_parameters_that_the_client_ignores_are_not_recorded(kwargs: dict[str, Any]) -> None:
     model = chat_model()
     assert request_with(model._get_invocation_params(**kwargs), client=vars(model)).attributes(GOOGLE) == {
         "gen_ai.request.temperature": 0.5
     }
 
 
-def test_without_the_model_its_parameters_are_those_that_langchain_tells() -> None:
+def test_without_the_model_its_parameters_are_those_reported_by_langchain() -> None:
     params = chat_model(top_k=7)._get_invocation_params(stop=["END"])
     assert request_with(params).attributes(GOOGLE) == {
         "gen_ai.request.temperature": 0.5,
@@ -341,14 +341,14 @@ def test_without_the_model_its_parameters_are_those_that_langchain_tells() -> No
     }
 
 
-def test_the_server_is_the_one_of_the_transport() -> None:
+def test_the_server_is_that_of_the_transport() -> None:
     model = chat_model(client_options={"api_endpoint": "gemini.example:8443"})
     assert GOOGLE.client_url(vars(model)) == "gemini.example:8443"
     assert GOOGLE.client_url({"client": object()}) is None
     assert GOOGLE.default_server == ("generativelanguage.googleapis.com", 443)
 
 
-def test_system_instructions_are_apart_from_the_messages() -> None:
+def test_system_instructions_are_separate_from_the_messages() -> None:
     assert GOOGLE.separate_system_instructions
 
 
@@ -363,7 +363,7 @@ def test_system_instructions_are_apart_from_the_messages() -> None:
     ],
     ids=["parameters", "the client ignores a call's model", "no collection", "no text", "unknown"],
 )
-def test_the_requested_model_is_the_clients_without_its_collection(
+def test_the_requested_model_is_the_clients_without_its_collection_prefix(
     params: dict[str, Any], client: dict[str, Any], expected: str | None
 ) -> None:
     assert GOOGLE.requested_model(params, client) == expected

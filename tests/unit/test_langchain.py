@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""LangChain's finished results, good and bad, as its integrations fill them."""
+"""LangChain's finished results, valid and invalid, as its integrations fill them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ GENERATION = ANYTHING | st.builds(
 @given(st.lists(GENERATION, max_size=3), MAPPING | ANYTHING)
 @example([], {"token_usage": {"prompt_tokens": 2**63, "completion_tokens": 1}})
 @example([], {"token_usage": {"cost": 10**400, "prompt_tokens": 1}})
-def test_whatever_is_answered_is_of_the_right_type_or_left_out(generations: list[Any], llm_output: Any) -> None:
+def test_every_value_of_an_answer_has_the_right_type_or_is_left_out(generations: list[Any], llm_output: Any) -> None:
     response = read_result(generations, llm_output)
     assert type(response.id) in (str, type(None))
     assert type(response.model) in (str, type(None))
@@ -111,19 +111,19 @@ def test_langchains_own_count_has_every_kind_of_tokens() -> None:
     )
 
 
-def test_the_providers_own_count_goes_before_langchains() -> None:
+def test_the_providers_own_count_takes_precedence_over_langchains() -> None:
     output = {"token_usage": {"prompt_tokens": 9, "completion_tokens": 8}}
     assert read_result([chat(usage_metadata=LANGCHAINS_COUNT)], output).usage == Usage(9, 8)
 
 
 @pytest.mark.parametrize("counts", [{}, {"prompt_tokens": 0, "completion_tokens": 0}, {"prompt_tokens": "?"}])
-def test_where_the_providers_count_says_nothing_langchains_counts(counts: dict[str, Any]) -> None:
+def test_langchains_count_is_used_if_the_providers_is_empty(counts: dict[str, Any]) -> None:
     usage = read_result([chat(usage_metadata=LANGCHAINS_COUNT)], {"token_usage": counts}).usage
     assert usage is not None
     assert usage[:2] == (5, 6)
 
 
-def test_ollama_counts_in_its_last_line() -> None:
+def test_ollamas_counts_are_in_its_last_line() -> None:
     info = {"prompt_eval_count": 11, "eval_count": 7, "done_reason": "length", "model": "llama3"}
     response = read_result([chat(info=info)], None)
     assert response.usage == Usage(input_tokens=11, output_tokens=7)
@@ -131,24 +131,24 @@ def test_ollama_counts_in_its_last_line() -> None:
     assert response.model == "llama3"
 
 
-def test_ollama_leaves_out_what_it_had_evaluated_before() -> None:
+def test_ollama_omits_the_count_of_a_prompt_it_had_already_evaluated() -> None:
     assert read_result([chat(info={"eval_count": 7})], None).usage == Usage(output_tokens=7)
 
 
 @pytest.mark.parametrize(
     "counts", [{"prompt_tokens": 0, "completion_tokens": 0}, {"prompt_tokens": None, "completion_tokens": None}, {}]
 )
-def test_a_count_of_nothing_is_no_count(counts: dict[str, Any]) -> None:
+def test_a_count_of_zero_tokens_is_not_a_count(counts: dict[str, Any]) -> None:
     assert read_result([chat()], {"token_usage": counts}).usage is None
 
 
-def test_openrouter_names_its_price() -> None:
+def test_openrouters_price_is_read() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.0012}
     assert read_result([chat()], {"token_usage": usage}).cost == 0.0012
 
 
 @pytest.mark.parametrize("cost", [-1, True, "?", math.inf, math.nan, None, 10**400], ids=lambda cost: str(cost)[:8])
-def test_what_is_no_price_is_left_out(cost: Any) -> None:
+def test_a_value_that_is_not_a_price_is_left_out(cost: Any) -> None:
     assert read_result([chat()], {"token_usage": {"prompt_tokens": 1, "cost": cost}}).cost is None
 
 
@@ -160,7 +160,7 @@ def test_a_cached_answer_has_no_usage_and_no_price() -> None:
     assert response.cost is None
 
 
-def test_every_choice_has_a_finish_reason_and_the_first_tells_the_rest() -> None:
+def test_every_choice_has_a_finish_reason_and_the_first_has_the_other_fields() -> None:
     generations = [
         chat(response_metadata={"finish_reason": "stop", "model_name": "m"}),
         chat(response_metadata={"finish_reason": "length", "model_name": "other"}),
@@ -175,11 +175,11 @@ def test_every_choice_has_a_finish_reason_and_the_first_tells_the_rest() -> None
     ("identifier", "expected"),
     [("chatcmpl-1", "chatcmpl-1"), ("run-0123", None), ("run--0123-0", None), ("lc_run--0123", None), (None, None)],
 )
-def test_an_id_of_langchains_own_is_no_response_id(identifier: str | None, expected: str | None) -> None:
+def test_an_id_generated_by_langchain_is_not_a_response_id(identifier: str | None, expected: str | None) -> None:
     assert read_result([chat(id=identifier)], None).id == expected
 
 
-def test_a_streamed_answer_is_read_like_another() -> None:
+def test_a_streamed_answer_is_read_like_any_other() -> None:
     chunk = ChatGenerationChunk(message=AIMessageChunk("Hi"), generation_info={"finish_reason": "stop"})
     assert read_result([chunk], None).finish_reasons == ("stop",)
 
@@ -202,10 +202,10 @@ def test_service_tier_and_fingerprint_are_read() -> None:
         (None, False),
     ],
 )
-def test_an_answer_with_the_id_of_another_run_has_been_kept_since(identifier: str | None, expected: bool) -> None:
+def test_an_answer_with_the_id_of_another_run_is_from_the_cache(identifier: str | None, expected: bool) -> None:
     assert is_of_another_run([chat(id=identifier)], UUID(int=1)) is expected
 
 
 @pytest.mark.parametrize("generations", [[], [None], [Generation(text="Hi")]])
-def test_an_answer_without_a_message_is_of_this_run(generations: list[Any]) -> None:
+def test_an_answer_without_a_message_belongs_to_this_run(generations: list[Any]) -> None:
     assert not is_of_another_run(generations, UUID(int=1))

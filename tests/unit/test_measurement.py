@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Measurements wait for a collection, for nothing else, and take little memory meanwhile."""
+"""Measurements that wait for a collection, and for nothing else, with a bounded use of memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MIB, KIB = 2**20, 2**10
 
 
 class Recorder:
-    """Keeps what reaches it, in order. It stands for the method of an OpenTelemetry instrument."""
+    """Keeps the values it receives, in order. It replaces the method of an OpenTelemetry instrument."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -61,7 +61,7 @@ class Recorder:
 
 
 class OtherProvider(MeterProvider):
-    """Another implementation's provider, which may ask asynchronous instruments, or never does."""
+    """Another implementation's provider, which may or may not call asynchronous instruments."""
 
     def __init__(self) -> None:
         self.callbacks: list[Callable[[Any], Any]] = []
@@ -94,7 +94,7 @@ def collections_of(provider: MeterProvider) -> Collections:
 
 @pytest.fixture(autouse=True)
 def nothing_waits() -> Iterator[None]:
-    """The measurements of a process wait together, so other tests' are recorded first."""
+    """Record the measurements of other tests first, because all measurements of a process wait together."""
     record_waiting()
     yield
     record_waiting()
@@ -167,7 +167,7 @@ def test_a_measurement_is_recorded_by_the_next_collection(
     measure_stream(instrument, 3, 4)
     assert record.values == []
     reader.collect()
-    # What comes in the middle of a call before what comes at its end.
+    # Measurements made during a call come before those made at its end.
     assert record.values == [3, 4, 1, 2]
     reader.collect()
     assert record.values == [3, 4, 1, 2]
@@ -197,7 +197,7 @@ def test_an_exemplar_has_the_trace_of_its_call(
 
 @pytest.mark.parametrize("exemplar_filter", [TraceBasedExemplarFilter, AlwaysOnExemplarFilter])
 @pytest.mark.parametrize("of_streams", [True, False], ids=["streams", "calls"])
-def test_exemplars_are_those_of_measurements_that_did_not_wait(
+def test_exemplars_are_the_same_as_without_waiting(
     tracer: Tracer, of_streams: bool, exemplar_filter: Callable[[], Any]
 ) -> None:
     boundaries = (1.0, 2.0, 3.0)
@@ -226,7 +226,9 @@ def test_exemplars_are_those_of_measurements_that_did_not_wait(
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["waiting", "at once"])
-def test_values_are_recorded_as_far_as_they_are_taken(collections: Collections, record: Recorder, asked: bool) -> None:
+def test_each_value_that_the_instrument_accepts_is_recorded(
+    collections: Collections, record: Recorder, asked: bool
+) -> None:
     collections.told = asked
     values = iter((1, 2, 3))
     instrument = Instrument(record, collections)
@@ -246,14 +248,14 @@ def test_a_flush_and_a_shutdown_collect(end: str, record: Recorder) -> None:
     measure(Instrument(record, collections_of(provider)), 1)
     getattr(provider, end)()
     if end == "shutdown":
-        # An in-memory reader has nowhere to send a last collection; what exports collects.
+        # An in-memory reader has no destination for a last collection. A reader that exports collects.
         assert record.values == []
         reader.get_metrics_data()
     else:
         assert record.values == [1]
 
 
-def test_what_is_measured_during_a_collection_is_for_the_next_one(
+def test_measurements_during_a_collection_are_recorded_by_the_next_one(
     collections: Collections, record: Recorder, reader: InMemoryMetricReader
 ) -> None:
     def and_again(value: float, attributes: Attributes, context: Context) -> None:
@@ -268,7 +270,7 @@ def test_what_is_measured_during_a_collection_is_for_the_next_one(
     assert record.values == [1, 2]
 
 
-def test_what_waits_for_a_counter_is_added_up(
+def test_waiting_measurements_of_a_counter_are_added_up(
     collections: Collections, record: Recorder, reader: InMemoryMetricReader, tracer: Tracer
 ) -> None:
     instrument = Instrument(record, collections, is_sum=True)
@@ -292,7 +294,7 @@ def test_counters_with_the_same_attributes_are_not_added_to_one_another(
     assert record.values == [1, 6]
 
 
-def test_an_interrupt_of_a_collection_loses_no_part_of_a_sum(collections: Collections, record: Recorder) -> None:
+def test_an_interrupted_collection_loses_no_part_of_a_sum(collections: Collections, record: Recorder) -> None:
     def interrupt(value: float, attributes: Attributes, context: Context) -> None:
         raise KeyboardInterrupt
 
@@ -343,7 +345,7 @@ def test_closing_a_stream_twice_records_it_once(
 # --- Bounds ---
 
 
-def test_beyond_what_is_kept_the_oldest_is_recorded(
+def test_beyond_the_limit_of_waiting_measurements_the_oldest_is_recorded(
     instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
 ) -> None:
     measure(instrument, *range(MOST_WAITING))
@@ -354,13 +356,13 @@ def test_beyond_what_is_kept_the_oldest_is_recorded(
     assert record.values == [*range(MOST_WAITING), -1, -2]
 
 
-def test_beyond_the_blocks_that_are_kept_the_oldest_is_recorded(instrument: Instrument, record: Recorder) -> None:
+def test_beyond_the_limit_of_waiting_blocks_the_oldest_is_recorded(instrument: Instrument, record: Recorder) -> None:
     for index in range(MOST_BLOCKS + 1):
         measure_stream(instrument, index, index)
     assert record.values == [0, 0]
 
 
-def test_beyond_what_is_kept_of_one_stream_its_own_are_recorded_and_not_another_streams(
+def test_beyond_the_limit_of_one_stream_its_own_measurements_are_recorded(
     instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
 ) -> None:
     measure_stream(instrument, -1)
@@ -388,7 +390,7 @@ def test_a_long_stream_waits_again_after_each_collection(
 
 
 def waiting_bytes(measure: Callable[[], object]) -> int:
-    """Return how much memory is held after ``measure`` and was not before."""
+    """Return the additional memory that is held after ``measure``."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -403,7 +405,9 @@ def waiting_bytes(measure: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("measurements", [1, 4], ids=["calls that fail", "calls with tokens and a cost"])
-def test_less_than_1_mib_waits_in_a_process(collections: Collections, tracer: Tracer, measurements: int) -> None:
+def test_waiting_measurements_of_a_process_use_less_than_1_mib(
+    collections: Collections, tracer: Tracer, measurements: int
+) -> None:
     instrument = Instrument(lambda *_: None, collections)
 
     def measure() -> None:
@@ -421,7 +425,7 @@ def test_less_than_1_mib_waits_in_a_process(collections: Collections, tracer: Tr
     assert MIB / 3 < held <= MIB
 
 
-def test_less_than_64_kib_waits_of_an_open_stream(collections: Collections, tracer: Tracer) -> None:
+def test_waiting_measurements_of_an_open_stream_use_less_than_64_kib(collections: Collections, tracer: Tracer) -> None:
     instrument = Instrument(lambda *_: None, collections)
 
     def measure() -> object:
@@ -433,7 +437,7 @@ def test_less_than_64_kib_waits_of_an_open_stream(collections: Collections, trac
     assert 16 * KIB < waiting_bytes(measure) <= 64 * KIB
 
 
-def test_what_waits_keeps_no_span(collections: Collections, tracer: Tracer) -> None:
+def test_waiting_measurements_keep_no_span(collections: Collections, tracer: Tracer) -> None:
     span = tracer.start_span("langchain.llm.invoke")
     instrument = Instrument(lambda *_: None, collections)
     instrument.record(1, ATTRIBUTES, span.get_span_context())
@@ -454,14 +458,16 @@ def test_what_waits_keeps_no_span(collections: Collections, tracer: Tracer) -> N
     [NoOpMeterProvider(), OtherProvider(), PlainProvider(), FailingProvider()],
     ids=["no-op", "other", "without hash and weak reference", "without gauges"],
 )
-def test_a_provider_that_never_tells_gets_each_at_once(provider: MeterProvider, record: Recorder) -> None:
+def test_measurements_do_not_wait_for_a_provider_that_never_reports_a_collection(
+    provider: MeterProvider, record: Recorder
+) -> None:
     instrument = Instrument(record, collections_of(provider))
     measure(instrument, 1)
     measure_stream(instrument, 2, 3)
     assert record.values == [1, 2, 3]
 
 
-def test_from_any_provider_that_has_collected_the_next_collection_is_awaited(record: Recorder) -> None:
+def test_measurements_wait_for_the_next_collection_of_any_provider_that_has_collected(record: Recorder) -> None:
     provider = OtherProvider()
     instrument = Instrument(record, collections_of(provider))
     (collect,) = provider.callbacks
@@ -472,7 +478,7 @@ def test_from_any_provider_that_has_collected_the_next_collection_is_awaited(rec
     assert record.values == [1]
 
 
-def test_a_provider_that_has_collected_does_not_speak_for_another(record: Recorder) -> None:
+def test_a_collection_of_one_provider_has_no_effect_on_another(record: Recorder) -> None:
     provider = OtherProvider()
     collections_of(provider)
     provider.callbacks[0](None)
@@ -480,7 +486,7 @@ def test_a_provider_that_has_collected_does_not_speak_for_another(record: Record
     assert record.values == [1]
 
 
-def test_instruments_made_later_on_a_provider_wait_for_its_collections_too(
+def test_instruments_created_later_on_a_provider_wait_for_its_collections_too(
     meter_provider: sdk.MeterProvider, reader: InMemoryMetricReader, record: Recorder
 ) -> None:
     first, second = (Instrument(record, collections_of(meter_provider)) for _ in range(2))
@@ -491,7 +497,7 @@ def test_instruments_made_later_on_a_provider_wait_for_its_collections_too(
     assert record.values == [1, 2]
 
 
-def test_a_provider_is_kept_no_longer_than_by_others(record: Recorder) -> None:
+def test_a_provider_is_not_kept_alive(record: Recorder) -> None:
     provider = OtherProvider()
     instrument = Instrument(record, collections_of(provider))
     alive = ref(provider)
@@ -502,7 +508,7 @@ def test_a_provider_is_kept_no_longer_than_by_others(record: Recorder) -> None:
     assert record.values == [1]
 
 
-def test_nothing_of_it_is_a_metric(collections: Collections, reader: InMemoryMetricReader) -> None:
+def test_waiting_for_collections_creates_no_metric(collections: Collections, reader: InMemoryMetricReader) -> None:
     reader.collect()
     assert reader.get_metrics_data() is None
 
@@ -510,7 +516,7 @@ def test_nothing_of_it_is_a_metric(collections: Collections, reader: InMemoryMet
 # --- Faults, threads, forks ---
 
 
-def test_a_fault_takes_no_other_measurement_with_it(
+def test_a_fault_does_not_affect_other_measurements(
     collections: Collections,
     record: Recorder,
     reader: InMemoryMetricReader,
@@ -533,7 +539,7 @@ def test_a_fault_takes_no_other_measurement_with_it(
     caplog.clear()
 
 
-def test_threads_that_measure_while_others_collect_lose_nothing(
+def test_measurements_in_threads_during_collections_are_not_lost(
     instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
 ) -> None:
     each = 2 * MOST_WAITING
@@ -552,7 +558,7 @@ def test_threads_that_measure_while_others_collect_lose_nothing(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_forked_child_leaves_its_parents_measurements_to_it(
+def test_a_forked_child_does_not_record_its_parents_measurements(
     instrument: Instrument, record: Recorder, reader: InMemoryMetricReader
 ) -> None:
     measure(instrument, 1)

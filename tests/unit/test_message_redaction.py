@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is left of the messages of exceptions and of warnings, in which whatever may be a credential is replaced."""
+"""Redaction of the messages of exceptions and warnings, in which every possible credential is replaced."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SPELLINGS = [
     spelling.replace("␍", "\r").replace("␊", "\n").replace("␉", "\t")
     for spelling in (SUPPORT / "credential_spellings.txt").read_text("utf-8").splitlines()
 ]
-"""Where a credential, ¤, may be."""
+"""Texts in which ¤ stands for a credential."""
 
 HARMLESS = [
-    # What models and their clients say.
+    # Messages of models and their clients.
     "The token limit is 4096, and the key is missing",
     "This model's maximum context length is 4097 tokens. However, you requested 5360 tokens (1360 in the messages).",
     "Rate limit reached for gpt-4o in organization org-example on tokens per min (TPM): Limit 30000, Used 29876. "
@@ -106,14 +106,14 @@ KEYS = _credentials()
 
 
 def told(credential: str, text: str) -> bool:
-    """Return whether ``text`` has the credential, or seven characters in a row of a long one."""
+    """Return whether ``text`` contains the credential, or seven consecutive characters of a long one."""
     if len(credential) < 16:
         return credential in text
     return any(credential[start : start + 7] in text for start in range(len(credential) - 6))
 
 
 @pytest.mark.parametrize("kind", KEYS)
-def test_a_credential_is_replaced_in_whatever_spelling(kind: str) -> None:
+def test_a_credential_is_replaced_in_every_spelling(kind: str) -> None:
     texts = [spelling.replace("¤", KEYS[kind]) for spelling in SPELLINGS]
     around = [*texts, *(f"before {text} after" for text in texts)]
     assert [text for text in around if told(KEYS[kind], without_secrets(text))] == []
@@ -123,7 +123,7 @@ def test_a_credential_is_replaced_in_whatever_spelling(kind: str) -> None:
 @pytest.mark.parametrize(
     "spelling", ["{}", "got {}", "({})", "'{}' is no key", "KeyError: '{}'", "/v1/{}/x", r"\n{}\n", "{}: invalid"]
 )
-def test_a_long_random_word_is_replaced_wherever_it_is(kind: str, spelling: str) -> None:
+def test_a_long_random_word_is_replaced_in_every_position(kind: str, spelling: str) -> None:
     assert not told(KEYS[kind], without_secrets(spelling.format(KEYS[kind])))
 
 
@@ -133,7 +133,7 @@ def test_a_message_without_credentials_is_kept(text: str) -> None:
 
 
 @given(st.lists(st.sampled_from(HARMLESS), min_size=1), st.sampled_from(["\n", ". ", "; "]))
-def test_harmless_messages_are_harmless_together(texts: list[str], separator: str) -> None:
+def test_joined_harmless_messages_are_kept(texts: list[str], separator: str) -> None:
     assert without_secrets(separator.join(texts)) == separator.join(texts)
 
 
@@ -150,17 +150,17 @@ def test_harmless_messages_are_harmless_together(texts: list[str], separator: st
         ("password is 'correct-horse'", "password is '[REDACTED]'"),
     ],
 )  # fmt: skip
-def test_what_is_around_a_credential_is_kept(text: str, left: str) -> None:
+def test_the_text_around_a_credential_is_kept(text: str, left: str) -> None:
     assert without_secrets(text) == left
 
 
 @pytest.mark.parametrize("text", ["Authorization: Bearer abc", "key is hunter2", "api_key: ['a1b2c3d4']", *SPELLINGS])
-def test_a_message_that_has_been_redacted_is_left_alone(text: str) -> None:
+def test_a_redacted_message_is_not_changed_again(text: str) -> None:
     redacted = without_secrets(text.replace("¤", KEYS["base64"]))
     assert without_secrets(redacted) == redacted
 
 
-def test_the_own_secrets_and_the_limit_are_those_of_any_text() -> None:
+def test_known_secrets_and_the_limit_are_applied_as_for_any_text() -> None:
     assert without_secrets("my pass phrase, my pass phrase", ["my pass phrase"]) == "[REDACTED], [REDACTED]"
     assert without_secrets("x " * 100_000, limit=9) == "x x x x x"
     assert without_secrets(f"{'x ' * 5}{KEYS['hexadecimal']}", limit=20) == "x x x x x [REDACTED]"
@@ -171,7 +171,7 @@ def test_any_message_can_be_redacted(text: str, spelling: str) -> None:
     assert isinstance(without_secrets(text + spelling + text), str)
 
 
-def test_random_words_can_be_replaced_alone() -> None:
+def test_only_random_words_can_be_replaced() -> None:
     assert without_random_words(f'connect("{KEYS["UUID"]}", key="hunter2")') == 'connect("[REDACTED]", key="hunter2")'
 
 
@@ -194,5 +194,5 @@ def test_the_time_is_linear_in_the_length(repeated: str) -> None:
             times.append(process_time() - before)
         return min(times)
 
-    # Ten times the length takes a hundred times as long where the time is quadratic.
+    # With quadratic time, ten times the length would take a hundred times as long.
     assert seconds(200_000) < 40 * max(seconds(20_000), 0.001)

@@ -375,11 +375,11 @@ CASES = {
 
 class TestStructure:
     @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-    def test_event_is_structured(self, case: Case) -> None:
+    def test_event_content_is_structured(self, case: Case) -> None:
         assert case.capture().event_attributes() == case.expected
 
     @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-    def test_span_has_the_same_as_json(self, case: Case) -> None:
+    def test_span_content_is_the_same_as_json(self, case: Case) -> None:
         attributes = case.capture().span_attributes()
         assert {name: json.loads(value) for name, value in attributes.items()} == case.expected
 
@@ -478,7 +478,7 @@ class TestMedia:
             blob(),
         ]
 
-    def test_malformed_base64_leaves_that_there_was_an_image(self) -> None:
+    def test_malformed_base64_is_recorded_as_an_image_without_content(self) -> None:
         parts = input_parts(HumanMessage([{"type": "image_url", "image_url": "data:image/png;base64,???"}]))
         assert parts == [blob("")]
 
@@ -504,7 +504,7 @@ class TestAnswers:
     def test_refusal_as_a_block(self) -> None:
         assert answer_parts(AIMessage([{"type": "refusal", "refusal": "No."}])) == [text("No.")]
 
-    def test_stream_of_blocks_is_put_together(self) -> None:
+    def test_streamed_blocks_are_merged(self) -> None:
         chunks = [
             AIMessageChunk(content=[block])
             for block in (
@@ -517,7 +517,7 @@ class TestAnswers:
         (answer,) = captured(generations=[streamed(*chunks)]).event_attributes()[OUTPUT]
         assert answer["parts"] == [reasoning("Let me think."), text("42")]
 
-    def test_blocks_that_langchain_put_together_stay_apart(self) -> None:
+    def test_blocks_merged_by_langchain_stay_separate(self) -> None:
         blocks = [{"type": "text", "text": "One.", "index": 0}, {"type": "text", "text": "Two.", "index": 1}]
         assert answer_parts(AIMessage(blocks)) == [text("One."), text("Two.")]
 
@@ -534,7 +534,7 @@ class TestAnswers:
         [('{"city": "Lon', '{"city": "Lon'), ('["London"]', ["London"]), (None, None), ("[" * 100_000, "[" * 100_000)],
         ids=["cut off", "a list", "none", "too deep"],
     )
-    def test_arguments_that_langchain_could_not_read(self, args: str | None, expected: object) -> None:
+    def test_arguments_that_langchain_could_not_parse(self, args: str | None, expected: object) -> None:
         invalid: Any = {"name": "weather", "args": args, "id": "call_1", "error": None, "type": "invalid_tool_call"}
         assert answer_parts(AIMessage("", invalid_tool_calls=[invalid])) == [call("weather", expected)]
 
@@ -655,7 +655,7 @@ class TestMalformed:
         assert content.input_messages[0].parts[-1] == TextPart("after")
         assert_valid(content)
 
-    def test_one_bad_message_costs_no_other(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_one_malformed_message_does_not_affect_the_others(self, caplog: pytest.LogCaptureFixture) -> None:
         content = captured(HumanMessage("before"), Broken(), None, HumanMessage("after"), generations=[Broken(), None])
         assert [message.parts for message in content.input_messages] == [[TextPart("before")], [], [TextPart("after")]]
         assert_valid(content)

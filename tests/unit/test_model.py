@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One model: its names, its server, and what all of its calls share."""
+"""One model: its names, its server, and the data that all its calls share."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PROVIDER_NAMES = {
     "xai": "x_ai",
     "XAI": "x_ai",
     "watsonx": "ibm.watsonx.ai",
-    # The conventions have no value for these.
+    # The conventions define no value for these.
     "ollama": "ollama",
     "github_copilot": "github_copilot",
     "openrouter": "openrouter",
@@ -71,12 +71,12 @@ def identity(provider_data: dict[str, Any], model_data: dict[str, Any] | None = 
 
 
 @pytest.mark.parametrize("name", PROVIDER_NAMES)
-def test_the_providers_name_is_the_conventions_where_they_have_one(name: str) -> None:
+def test_the_providers_name_is_that_of_the_conventions_if_defined(name: str) -> None:
     assert provider_name(name) == PROVIDER_NAMES[name]
 
 
 @pytest.mark.parametrize("url", SERVERS)
-def test_the_server_is_read_off_the_base_url(url: str) -> None:
+def test_the_server_is_taken_from_the_base_url(url: str) -> None:
     found = identity({"llm_type": "ollama", "base_url": url})
     assert (found.server_address, found.server_port) == SERVERS[url]
 
@@ -120,11 +120,11 @@ def test_spans_carry_modelforges_names_and_the_conventions() -> None:
     }
     assert found.modelforge_attributes() == names
     assert found.inference_attributes() == {**CONVENTIONS, "gen_ai.request.model": "gemini-2.5-flash"}
-    # Backends take a span with gen_ai.request.model for a model call.
+    # Backends treat a span with gen_ai.request.model as a model call.
     assert found.attributes() == {**names, **CONVENTIONS, "modelforge.api_model": "gemini-2.5-flash"}
 
 
-def test_what_is_unknown_has_no_attribute() -> None:
+def test_unknown_values_have_no_attribute() -> None:
     assert ModelIdentity("acme", "fast").attributes() == {
         "modelforge.provider": "acme",
         "modelforge.model": "fast",
@@ -147,18 +147,20 @@ def test_a_name_that_utf8_cannot_encode_is_made_exportable() -> None:
         ("google_genai", {"client": SimpleNamespace(transport=SimpleNamespace(host="client:1"))}),
     ],
 )
-def test_the_server_is_where_the_built_client_sends_its_requests(llm_type: str, fields: dict[str, Any]) -> None:
+def test_the_server_is_the_one_to_which_the_built_client_sends_its_requests(
+    llm_type: str, fields: dict[str, Any]
+) -> None:
     found = identity({"llm_type": llm_type, "base_url": "http://configured:2"}).of_client(SimpleNamespace(**fields))
     assert (found.server_address, found.server_port) == ("client", 1)
 
 
-def test_a_client_that_does_not_tell_leaves_the_server_of_the_configuration() -> None:
+def test_a_client_without_a_url_keeps_the_server_of_the_configuration() -> None:
     configured = identity({"llm_type": "openai_compatible", "base_url": "http://configured:2"})
     found = configured.of_client(SimpleNamespace(client=object(), root_client=None))
     assert (found.server_address, found.server_port) == ("configured", 2)
 
 
-def test_a_client_that_is_a_mock_leaves_the_server_of_the_configuration() -> None:
+def test_a_client_that_is_a_mock_keeps_the_server_of_the_configuration() -> None:
     class Mock:
         def __getattr__(self, name: str) -> Mock:
             return self
@@ -253,7 +255,7 @@ def test_every_call_links_to_the_span_that_created_the_model() -> None:
     assert model_of(created_by=SpanContext(0, 0, is_remote=False)).links is None
 
 
-def test_tokens_of_each_direction_have_attributes_of_their_own() -> None:
+def test_tokens_of_each_direction_have_their_own_attributes() -> None:
     model = model_of()
     sets = model.metric_attribute_sets(model.metric_attributes, "gpt-4o-mini-2024-07-18")
     call = {**model.metric_attributes, "gen_ai.response.model": "gpt-4o-mini-2024-07-18"}
@@ -262,12 +264,12 @@ def test_tokens_of_each_direction_have_attributes_of_their_own() -> None:
     assert sets.output_tokens == {**call, "gen_ai.token.type": "output"}
 
 
-def test_a_model_that_does_not_answer_with_its_name_has_no_such_attribute() -> None:
+def test_an_answer_without_a_model_name_has_no_such_attribute() -> None:
     model = model_of()
     assert model.metric_attribute_sets(model.metric_attributes, None).call == model.metric_attributes
 
 
-def test_attribute_sets_are_made_once_for_each_model_that_answers() -> None:
+def test_attribute_sets_are_created_once_for_each_response_model() -> None:
     model = model_of()
     first = model.metric_attribute_sets(model.metric_attributes, "a")
     assert model.metric_attribute_sets(model.metric_attributes, "a") is first
@@ -281,7 +283,7 @@ def test_a_calls_own_attributes_are_not_those_of_the_next_call() -> None:
     assert "tenant" not in model.metric_attribute_sets(model.metric_attributes, "a").input_tokens
 
 
-def test_any_number_of_answering_models_is_reported_and_a_bounded_number_kept() -> None:
+def test_any_number_of_response_models_is_reported_and_a_bounded_number_kept() -> None:
     model = model_of()
     for number in range(200):
         sets = model.metric_attribute_sets(model.metric_attributes, f"m{number}")
@@ -310,7 +312,7 @@ def test_a_call_that_sends_another_name_is_described_and_priced_as_that_model() 
     assert model.variant("chat", "gpt-4o") is variant
 
 
-def test_another_operation_is_a_variant_of_the_same_price() -> None:
+def test_another_operation_is_a_variant_with_the_same_price() -> None:
     model = model_of(pricing={"cost": {"input": 7, "output": 11}})
     variant = model.variant("text_completion", None)
     assert variant.attributes == {**model.attributes, "gen_ai.operation.name": "text_completion"}
@@ -345,7 +347,7 @@ def test_a_price_is_that_of_the_service_tier_that_answered() -> None:
     assert model.price(Response(usage=USAGE, service_tier="flex")) is None
 
 
-def test_the_price_that_the_provider_names_goes_first() -> None:
+def test_the_price_reported_by_the_provider_takes_precedence() -> None:
     assert model_of().price(Response(usage=USAGE, cost=0.5)) == 0.5
     assert model_of(options={"cost": lambda *_: 3.0}).price(Response(usage=USAGE, cost=0.0)) == 0.0
 
@@ -355,7 +357,7 @@ def test_without_usage_there_is_no_price() -> None:
     assert model_of(options={"cost": lambda *_: 3.0}).price(Response()) is None
 
 
-def test_an_answer_from_the_cache_costs_nothing_anew() -> None:
+def test_an_answer_from_the_cache_has_no_price() -> None:
     assert model_of().price(Response(usage=USAGE, cost=0.5, cached=True)) is None
 
 
@@ -365,7 +367,7 @@ def test_cost_can_be_switched_off() -> None:
     assert model_of(COPILOT, {"cost": False}).reference_price(USAGE) is None
 
 
-def test_a_users_function_is_given_modelforges_provider_and_the_name_that_is_sent() -> None:
+def test_a_users_function_receives_modelforges_provider_and_the_sent_model_name() -> None:
     seen: list[tuple[object, ...]] = []
 
     def cost(*arguments: object) -> float:
@@ -377,7 +379,7 @@ def test_a_users_function_is_given_modelforges_provider_and_the_name_that_is_sen
 
 
 @pytest.mark.parametrize("llm_type", ["ollama", "github_copilot"])
-def test_what_is_not_paid_by_the_token_has_no_price(llm_type: str) -> None:
+def test_a_model_not_billed_by_the_token_has_no_price(llm_type: str) -> None:
     model = model_of(ModelIdentity("openai", "gpt-4o-mini", llm_type, "gpt-4o-mini"))
     assert model.price(Response(usage=USAGE)) is None
 

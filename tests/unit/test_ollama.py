@@ -65,12 +65,12 @@ def test_more_cached_tokens_than_the_prompt_has_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("count", [6.0, "6"])
-def test_a_server_that_imitates_ollama_may_write_another_type_of_number(count: object) -> None:
+def test_a_server_that_imitates_ollama_may_send_another_type_of_number(count: object) -> None:
     assert read(last(eval_count=count)).usage == Usage(41, 6)
 
 
 def test_a_count_that_is_left_out_is_not_reported() -> None:
-    # Older releases leave it out where they had the whole prompt in the cache.
+    # Older releases omit it if they had the whole prompt in the cache.
     assert read(line("", done=True, done_reason="stop", eval_count=6)).usage == Usage(None, 6)
 
 
@@ -83,18 +83,18 @@ def test_a_last_line_without_counts_has_no_usage() -> None:
 
 
 @pytest.mark.parametrize("bad", [-1, 2.5, "six", True, None, 2**63])
-def test_what_is_no_count_is_left_out(bad: object) -> None:
+def test_a_value_that_is_not_a_count_is_left_out(bad: object) -> None:
     assert read(last(eval_count=bad, prompt_eval_cached_count=bad)).usage == Usage(41)
 
 
 @pytest.mark.parametrize("spelling", ['{"error":"out of memory"}', '{ "error" : "out of memory" }\n'])
 @pytest.mark.parametrize("after", [(), (last(),)])
-def test_an_error_inside_of_a_stream_is_no_completed_answer(spelling: str, after: tuple[str, ...]) -> None:
+def test_an_error_in_a_stream_is_not_completed(spelling: str, after: tuple[str, ...]) -> None:
     assert read(line(), spelling, *after).error == ERROR
 
 
 @pytest.mark.parametrize("content", ['{"error": "x"}', '"error"', "done: true", '"done":true'])
-def test_an_answer_about_errors_is_none(content: str) -> None:
+def test_an_answer_about_errors_is_not_an_error(content: str) -> None:
     assert read(line(content), last()).error is None
     assert read(line(content)).error == INCOMPLETE
 
@@ -105,7 +105,7 @@ def test_a_stream_without_its_last_line_is_incomplete(lines: list[str]) -> None:
 
 
 @pytest.mark.parametrize("bad", ["{", "[]", "3", "null", '{"error":', "[" * 100_000, b"{}", None])
-def test_a_line_that_cannot_be_read_has_nothing(bad: object) -> None:
+def test_a_line_that_cannot_be_parsed_is_ignored(bad: object) -> None:
     response = read(bad)
     assert response.usage is None
     assert response.error in (None, INCOMPLETE)
@@ -119,7 +119,7 @@ def test_langchains_result_is_the_last_resort() -> None:
     )
 
 
-def test_the_tap_is_where_the_lines_pass() -> None:
+def test_the_tap_receives_the_lines() -> None:
     (tap,) = OLLAMA.taps
     assert (tap.module, tap.owner) == (integration.__name__, None)
     assert getattr(integration, tap.name).__code__.co_varnames[tap.position] == tap.keyword
@@ -132,7 +132,7 @@ def chat_model(**fields: Any) -> ChatOllama:
 
 
 def sent_body(monkeypatch: pytest.MonkeyPatch, model: ChatOllama, **kwargs: Any) -> dict[str, Any]:
-    """The request that the model sends for a call with ``kwargs``."""
+    """Return the request that the model sends for a call with ``kwargs``."""
     bodies: list[dict[str, Any]] = []
 
     def post(*, json: dict[str, Any], **_: Any) -> SimpleNamespace:
@@ -174,7 +174,7 @@ NAMES = {
         ({}, {"format": "json"}),
     ],
 )
-def test_the_span_says_what_the_client_sends(
+def test_the_span_records_the_parameters_that_the_client_sends(
     monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], kwargs: dict[str, Any]
 ) -> None:
     model = chat_model(**fields)
@@ -188,18 +188,18 @@ def test_the_span_says_what_the_client_sends(
         expected["gen_ai.output.type"] = body["format"]
     params = model._get_invocation_params(**kwargs)
     assert request_with(params, client=vars(model)).attributes(OLLAMA) == expected
-    # What the model sets is in the parameters too.
+    # The model's own settings are in the parameters too.
     assert request_with(params).attributes(OLLAMA) == expected
 
 
 @pytest.mark.parametrize("kwargs", [{"max_tokens": 5}, {"n": 3}, {"response_format": {"type": "json_object"}}])
-def test_what_ollama_has_no_option_for_is_not_claimed(kwargs: dict[str, Any]) -> None:
+def test_parameters_that_ollama_does_not_support_are_not_recorded(kwargs: dict[str, Any]) -> None:
     model = chat_model(temperature=0.5)
     params = model._get_invocation_params(**kwargs)
     assert request_with(params, client=vars(model)).attributes(OLLAMA) == {"gen_ai.request.temperature": 0.5}
 
 
-def test_no_limit_is_no_number_of_tokens() -> None:
+def test_an_unlimited_answer_has_no_maximum_number_of_tokens() -> None:
     params = chat_model(num_predict=-1)._get_invocation_params()
     assert request_with(params).attributes(OLLAMA) == {}
 
@@ -213,7 +213,7 @@ def test_the_server_is_the_base_url() -> None:
     assert OLLAMA.default_server is None
 
 
-def test_a_local_model_costs_nothing_by_the_token() -> None:
+def test_a_local_model_is_not_billed_by_the_token() -> None:
     assert not OLLAMA.paid_by_token
 
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Answers of OpenAI's two APIs, whole and in chunks, from OpenAI and from compatible servers."""
+"""Answers of OpenAI's two APIs, whole and in chunks, from OpenAI and compatible servers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_whole_answer() -> None:
     assert read(ChatCompletion.construct(**copy.deepcopy(body))) == expected
 
 
-def test_a_text_in_the_place_of_a_name_is_not_told() -> None:
+def test_text_in_place_of_a_name_is_not_recorded() -> None:
     text = "The patient's name is Ann. " * 100
     choices = [{"index": 0, "message": {}, "finish_reason": text}]
     answer = read(completion(id=text, model=text, choices=choices, service_tier=text, system_fingerprint=text))
@@ -53,7 +53,7 @@ def test_every_choice_has_its_reason() -> None:
     assert read(completion(choices=choices)).finish_reasons == ("a", "b")
 
 
-def test_a_stream_counts_up_and_its_last_count_is_the_one() -> None:
+def test_the_last_of_a_streams_increasing_counts_is_used() -> None:
     counts = [{"prompt_tokens": 30, "completion_tokens": n, "total_tokens": 30 + n} for n in (1, 2, 3)]
     streamed = read(*(chunk(usage=count) for count in counts), chunk("stop", usage=counts[-1]))
     assert streamed.usage == Usage(30, 3)
@@ -70,17 +70,17 @@ def test_a_stream_counts_up_and_its_last_count_is_the_one() -> None:
         pytest.param({"usage": {"cost": 0.5}}, id="price alone"),
     ],
 )
-def test_a_chunk_without_tokens_takes_none_away(last: dict[str, Any]) -> None:
+def test_a_chunk_without_tokens_does_not_reset_the_count(last: dict[str, Any]) -> None:
     assert read(chunk(usage=TOKENS), chunk("stop"), chunk(choices=[], **last)).usage == Usage(30, 8)
 
 
-def test_a_price_after_the_tokens_and_before_them() -> None:
+def test_a_price_may_follow_or_precede_the_tokens() -> None:
     assert read(chunk(usage=TOKENS), chunk(choices=[], usage={"cost": 0.5})).cost == 0.5
     assert read(chunk(usage={**TOKENS, "cost": 0.5}), chunk(choices=[], usage=TOKENS)).cost == 0.5
 
 
 @pytest.mark.parametrize(("first", "last", "cost"), [(0.5, None, 0.5), (0.5, 0, 0.5), (0.25, 0.5, 0.5), (None, 0, 0)])
-def test_the_last_price_that_is_one_counts(first: float | None, last: float | None, cost: float) -> None:
+def test_the_last_valid_price_is_used(first: float | None, last: float | None, cost: float) -> None:
     assert read(*(chunk(usage={**TOKENS, "cost": price}) for price in (first, last))).cost == cost
 
 
@@ -96,14 +96,14 @@ def test_the_completion_may_be_counted_before_the_prompt() -> None:
     assert read(chunk("stop", usage=asked)).usage == Usage(30, 0)
 
 
-def test_the_last_chunk_may_leave_out_what_the_first_says_of_the_cache() -> None:
+def test_the_last_chunk_may_omit_the_cache_counts_of_the_first() -> None:
     first = {"prompt_tokens": 30, "prompt_tokens_details": {"cached_tokens": 12, "cache_write_tokens": 5}}
     assert read(chunk(usage=first), chunk("stop", usage=TOKENS)).usage == Usage(30, 8, 12, 5)
     other = {**first, "prompt_tokens": 29}
     assert read(chunk(usage=other), chunk("stop", usage=TOKENS)).usage == Usage(30, 8)
 
 
-def test_what_a_stream_repeats_is_said_once() -> None:
+def test_values_that_a_stream_repeats_are_recorded_once() -> None:
     first = {"id": "", "model": "", "choices": [], "object": "chat.completion.chunk", "prompt_filter_results": []}
     streamed = read(first, chunk(service_tier="auto"), chunk("stop", service_tier="default"), chunk("stop"))
     assert streamed == Response(
@@ -120,22 +120,22 @@ def test_a_stream_of_two_choices_has_the_last_reason_of_each() -> None:
     assert streamed.finish_reasons == ("stop", "length")
 
 
-def test_groq_puts_a_streams_usage_into_a_field_of_its_own() -> None:
+def test_groq_reports_a_streams_usage_in_its_own_field() -> None:
     streamed = read(chunk(x_groq={"id": "req_1"}), chunk("stop", x_groq={"id": "req_1", "usage": TOKENS}))
     assert streamed.usage == Usage(30, 8)
 
 
-def test_groq_says_why_it_stopped_a_stream_in_a_field_of_its_own() -> None:
+def test_groq_reports_why_it_stopped_a_stream_in_its_own_field() -> None:
     streamed = read(chunk(), chunk(x_groq={"id": "req_1", "error": "over capacity, a secret"}))
     assert (streamed.error, streamed.finish_reasons) == ("error_response", ())
 
 
-def test_a_price_may_stand_beside_the_usage() -> None:
+def test_a_price_may_be_reported_alongside_the_usage() -> None:
     assert read(chunk("stop"), chunk(choices=[], usage=TOKENS), {"choices": [], "cost": "0.25"}).cost == 0.25
     assert read(completion(cost=0.25, usage={**TOKENS, "cost": 0.5})).cost == 0.5
 
 
-def test_a_finish_reason_may_say_that_the_generation_failed() -> None:
+def test_a_finish_reason_may_report_that_the_generation_failed() -> None:
     assert read(chunk(), chunk("error")).error == "error_response"
     for reason in ("network_error", "insufficient_system_resource"):
         failed = read(chunk(), chunk(reason), chunk(choices=[], usage=TOKENS))
@@ -147,12 +147,12 @@ def test_a_choice_without_a_finish_reason_may_have_an_error() -> None:
     assert read(completion(choices=[choice])).error == "502"
 
 
-def test_moonshot_puts_a_streams_usage_into_the_choice() -> None:
+def test_moonshot_reports_a_streams_usage_in_the_choice() -> None:
     last = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": {**TOKENS, "cached_tokens": 12}}
     assert read(chunk(), chunk(choices=[last])).usage == Usage(30, 8, 12)
 
 
-def test_llama_cpp_counts_what_it_reused() -> None:
+def test_llama_cpp_counts_the_tokens_it_reused() -> None:
     timings = {"cache_n": 18, "prompt_n": 12, "predicted_n": 8}
     assert read(chunk(), chunk("stop", timings=timings)).usage == Usage(30, 8, 18)
     assert read(chunk("stop", timings=timings), chunk(choices=[], usage=TOKENS)).usage == Usage(30, 8, 18)
@@ -169,7 +169,7 @@ def test_llama_cpp_counts_what_it_reused() -> None:
         ("a secret", "error_response"),
     ],
 )
-def test_an_answer_that_is_an_error_though_http_said_200(error: object, expected: str) -> None:
+def test_an_answer_with_status_200_may_be_an_error(error: object, expected: str) -> None:
     assert read({"error": error, "user_id": "u"}).error == expected
     choice = {"index": 0, "message": {}, "finish_reason": "error", "error": error}
     failed = read(completion(choices=[choice]))
@@ -255,7 +255,7 @@ ANYTHING = st.recursive(
 
 
 @given(st.lists(ANYTHING, max_size=4))
-def test_whatever_is_answered_is_of_the_right_type_or_left_out(bodies: list[Any]) -> None:
+def test_every_value_of_an_answer_has_the_right_type_or_is_left_out(bodies: list[Any]) -> None:
     answered = read(*bodies)
     for value in (answered.id, answered.model, answered.service_tier, answered.system_fingerprint, answered.error):
         assert type(value) in (str, type(None))
@@ -270,7 +270,7 @@ def langchain_chunk(finish_reason: str | None = None, **usage: Any) -> ChatGener
     return ChatGenerationChunk(message=AIMessageChunk("Hi", usage_metadata=usage or None), generation_info=info)
 
 
-def test_langchains_chunks_are_read_where_the_raw_ones_do_not_pass() -> None:
+def test_langchains_chunks_are_read_if_there_are_no_raw_ones() -> None:
     answer = OpenAIAnswer()
     count = {"input_tokens": 30, "total_tokens": 38, "input_token_details": {"cache_read": 12}}
     chunks = [
@@ -288,7 +288,7 @@ def test_langchains_chunks_are_read_where_the_raw_ones_do_not_pass() -> None:
     )
 
 
-def test_langchains_chunks_do_not_count_beside_raw_ones() -> None:
+def test_langchains_chunks_are_ignored_if_there_are_raw_ones() -> None:
     answer = OpenAIAnswer()
     answer.add(chunk("stop", usage=TOKENS))
     answer.add_chunk(langchain_chunk("length", input_tokens=1, output_tokens=1, total_tokens=2))
@@ -304,7 +304,7 @@ def test_langchains_result_is_the_last_resort() -> None:
     )
 
 
-def test_an_answer_from_a_cache_cost_nothing() -> None:
+def test_an_answer_from_a_cache_has_no_usage_and_no_cost() -> None:
     usage: Any = {"input_tokens": 30, "output_tokens": 8, "total_tokens": 38, "total_cost": 0}
     result = [ChatGeneration(message=AIMessage("Hi", usage_metadata=usage))]
     assert OpenAIAnswer().response(result, {"token_usage": {**TOKENS, "cost": 1}}) == Response(cached=True)
@@ -313,7 +313,7 @@ def test_an_answer_from_a_cache_cost_nothing() -> None:
 # --- Answers of other calls in the same context ---
 
 
-def test_what_the_applications_own_client_receives_is_not_the_calls() -> None:
+def test_answers_to_the_applications_own_client_are_not_attributed_to_the_call() -> None:
     own, others = object(), object()
     answer = OpenAIAnswer({"root_client": own, "root_async_client": object()})
     answer.add(completion(id="chatcmpl-1"), own)
@@ -323,7 +323,7 @@ def test_what_the_applications_own_client_receives_is_not_the_calls() -> None:
 
 
 @pytest.mark.parametrize("name", ["root_client", "root_async_client"])
-def test_each_client_of_the_model_is_its_own(name: str) -> None:
+def test_answers_to_each_client_of_the_model_are_accepted(name: str) -> None:
     own = object()
     answer = OpenAIAnswer({name: own})
     answer.add(completion(), own)
@@ -331,21 +331,21 @@ def test_each_client_of_the_model_is_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["client", "async_client"])
-def test_a_client_that_the_application_gave_the_model_is_its_own(name: str) -> None:
+def test_answers_to_a_client_that_the_application_gave_the_model_are_accepted(name: str) -> None:
     own = object()
     answer = OpenAIAnswer({"root_client": object(), name: SimpleNamespace(_client=own)})
     answer.add(completion(), own)
     assert answer.response((), None).usage == Usage(30, 8)
 
 
-def test_where_the_models_client_is_not_known_any_client_is_accepted() -> None:
+def test_any_client_is_accepted_if_the_models_client_is_unknown() -> None:
     answer = OpenAIAnswer({})
     answer.add(completion(), object())
     assert answer.response((), None).usage == Usage(30, 8)
 
 
 @pytest.mark.parametrize("kind", ["list", "file", "model", "batch", "upload", "vector_store", "transcription"])
-def test_an_answer_of_another_api_is_not_the_calls(kind: str) -> None:
+def test_an_answer_of_another_api_is_not_attributed_to_the_call(kind: str) -> None:
     embeddings = {"object": kind, "model": "text-embedding-3-small", "usage": {"prompt_tokens": 5, "total_tokens": 5}}
     assert read(embeddings, completion()) == read(completion(), embeddings) == read(completion())
     assert read(embeddings) == Response()

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`ChatOpenAI`: where its raw answers pass, what it sends, and what of it is a credential."""
+"""`ChatOpenAI`: the taps for its raw answers, the parameters it sends, and its credentials."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PROVIDER = OpenAICompatible()
 
 
-# Where the raw answer is read.
+# --- The taps ---
 
 
 class Invoice(BaseModel):
@@ -74,7 +74,7 @@ def client(server: Server, **fields: Any) -> ChatOpenAI:
 
 @pytest.fixture
 def answer(monkeypatch: pytest.MonkeyPatch) -> OpenAIAnswer:
-    """Return the answer of the test's call, filled by the provider's tap."""
+    """Return the answer of the test's call, which the provider's tap fills."""
     answer = OpenAIAnswer()
     (tap,) = PROVIDER.taps
     owner = openai._base_client.BaseClient
@@ -103,9 +103,7 @@ def test_a_stream_is_tapped(server: Server, answer: OpenAIAnswer) -> None:
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "content_filter"])
-def test_a_structured_answer_that_cannot_be_parsed_was_billed(
-    server: Server, answer: OpenAIAnswer, reason: str
-) -> None:
+def test_a_structured_answer_that_cannot_be_parsed_has_usage(server: Server, answer: OpenAIAnswer, reason: str) -> None:
     message = {"role": "assistant", "content": '{"number": "none"}'}
     server.body = completion(choices=[{"index": 0, "message": message, "finish_reason": reason}])
     with pytest.raises((ValueError, openai.OpenAIError)):
@@ -124,7 +122,7 @@ def test_a_structured_stream_that_is_cut_short_has_its_reason(
     assert answer.response((), None).finish_reasons == (reason,)
 
 
-# The client.
+# --- The client ---
 
 
 def test_the_url_is_the_clients_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +134,7 @@ def test_the_url_is_the_clients_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PROVIDER.client_url({}) is None
 
 
-def test_headers_and_the_proxy_may_hold_credentials_too() -> None:
+def test_headers_and_the_proxy_may_contain_credentials_too() -> None:
     llm = ChatOpenAI(api_key="key-1", default_headers={"x-key": "key-2"}, openai_proxy="http://u:key-3@proxy:1")
     values = (value for value in PROVIDER.client_credentials(vars(llm)) if value is not None)
     key, *others = cast("Iterator[Any]", values)
@@ -144,7 +142,7 @@ def test_headers_and_the_proxy_may_hold_credentials_too() -> None:
     assert others == [{"x-key": "key-2"}, "http://u:key-3@proxy:1"]
 
 
-def test_usage_is_asked_for_as_the_application_would() -> None:
+def test_usage_is_requested_as_by_the_application() -> None:
     llm, same = (ChatOpenAI(api_key="k", base_url="http://host/v1") for _ in range(2))
     PROVIDER.request_stream_usage(llm)
     same.stream_usage = True
@@ -161,14 +159,14 @@ def test_usage_is_asked_for_as_the_application_would() -> None:
         ({"model_kwargs": {"stream_options": {"chunk_size": 1}}}, True),
     ],
 )
-def test_an_application_that_has_decided_on_usage_is_left_alone(fields: dict[str, Any], expected: bool) -> None:
+def test_an_applications_decision_on_usage_is_not_changed(fields: dict[str, Any], expected: bool) -> None:
     llm = ChatOpenAI(api_key="k", base_url="http://host/v1", **fields)
     PROVIDER.request_stream_usage(llm)
     assert bool(llm.stream_usage) is expected
 
 
 @pytest.mark.parametrize("other", [object(), MagicMock(), SimpleNamespace()])
-def test_no_usage_is_asked_of_what_is_no_model(other: object) -> None:
+def test_requesting_usage_of_an_object_that_is_not_a_model_has_no_effect(other: object) -> None:
     PROVIDER.request_stream_usage(other)
 
 
@@ -198,12 +196,12 @@ def sent(llm: ChatOpenAI, **kwargs: Any) -> dict[str, object]:
         ({}, {"text": {"format": {"type": "json_schema"}}}, "response_format", {"type": "json_schema"}),
     ],
 )
-def test_parameters_are_those_that_are_sent(
+def test_the_parameters_are_those_that_are_sent(
     fields: dict[str, Any], kwargs: dict[str, Any], name: str, expected: object
 ) -> None:
     assert sent(ChatOpenAI(api_key="k", base_url="http://host/v1", **fields), **kwargs)[name] == expected
 
 
-def test_the_model_that_is_asked_is_the_one_of_the_extra_body() -> None:
+def test_the_requested_model_is_that_of_the_extra_body() -> None:
     assert PROVIDER.requested_model({"model": "a", "extra_body": {"model": "b"}}, {}) == "b"
     assert PROVIDER.requested_model({"model": "a", "extra_body": {"model": None}}, {}) == "a"

@@ -184,16 +184,16 @@ def test_every_spelling_of_usage(usage: dict[str, Any], expected: Usage) -> None
         pytest.param({"prompt_tokens": None, "completion_tokens": None}, None, id="nulls"),
     ],
 )
-def test_a_count_that_cannot_be_is_left_out(usage: dict[str, Any], expected: Usage | None) -> None:
+def test_an_impossible_count_is_left_out(usage: dict[str, Any], expected: Usage | None) -> None:
     assert read_usage({**TOKENS, **usage}) == expected
 
 
-def test_anthropics_own_object_never_includes_its_cache() -> None:
+def test_anthropics_own_input_count_never_includes_its_cache() -> None:
     usage = {"input_tokens": 30, "output_tokens": 8, "cache_read_input_tokens": 20, "cache_creation_input_tokens": 4}
     assert read_usage(usage) == Usage(54, 8, 20, 4)
 
 
-def test_reasoning_without_a_total_is_beside_where_it_cannot_be_inside() -> None:
+def test_reasoning_without_a_total_is_added_if_the_output_cannot_include_it() -> None:
     usage = {"prompt_tokens": 30, "completion_tokens": 8, "completion_tokens_details": {"reasoning_tokens": 9}}
     assert read_usage(usage) == Usage(30, 17, reasoning_output_tokens=9)
 

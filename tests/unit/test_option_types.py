@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What each type of option accepts, how its text is read, and how a message shows what was refused."""
+"""The values each option type accepts, the parsing of its text, and the display of rejected values in messages."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("option_type", "text", "value"), PARSED)
-def test_a_variables_text_is_read(option_type: OptionType[Any], text: str, value: object) -> None:
+def test_a_variables_text_is_parsed(option_type: OptionType[Any], text: str, value: object) -> None:
     assert option_type.check(option_type.parse(text)) == value
 
 
 @pytest.mark.parametrize(("option_type", "text", "error"), MALFORMED)
-def test_a_malformed_text_is_refused(option_type: OptionType[Any], text: str, error: type[Exception]) -> None:
+def test_malformed_text_is_rejected(option_type: OptionType[Any], text: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         option_type.check(option_type.parse(text))
 
@@ -118,7 +118,7 @@ def test_a_value_is_accepted(option_type: OptionType[Any], value: object, expect
 
 
 @pytest.mark.parametrize(("option_type", "value", "error"), WRONG)
-def test_a_wrong_type_and_a_bad_value_are_told_apart(
+def test_a_wrong_type_and_an_invalid_value_are_distinguished(
     option_type: OptionType[Any], value: object, error: type[Exception]
 ) -> None:
     with pytest.raises(error) as raised:
@@ -127,7 +127,7 @@ def test_a_wrong_type_and_a_bad_value_are_told_apart(
 
 
 @given(st.sampled_from(sorted(TYPES)), st.text(st.characters()))
-def test_any_text_is_read_or_refused(name: str, text: str) -> None:
+def test_any_text_is_parsed_or_rejected(name: str, text: str) -> None:
     option_type = TYPES[name]
     with contextlib.suppress(TypeError, ValueError):
         option_type.check(option_type.parse(text))
@@ -138,7 +138,7 @@ def test_only_switches_fail_safe_and_only_functions_are_keywords() -> None:
     assert {name for name, option_type in TYPES.items() if option_type.keyword_only} == {"function"}
 
 
-def test_an_option_says_what_it_accepts() -> None:
+def test_an_option_describes_what_it_accepts() -> None:
     assert {name: option_type.accepts for name, option_type in TYPES.items()} == {
         "boolean": "`true` or `false`",
         "cost": "`true`, `false` or, as a keyword, function of provider, model and `Usage`",
@@ -155,12 +155,12 @@ def test_an_option_says_what_it_accepts() -> None:
 
 
 @pytest.mark.parametrize("value", ["ml", "", True, 7, -(2**63), 2**63 - 1, 0.5, ("a", "b"), (True,), ()])
-def test_an_attribute_is_itself(value: Any) -> None:
+def test_a_valid_attribute_is_not_changed(value: Any) -> None:
     assert check_attribute(value) == value
     assert type(check_attribute(value)) is type(value)
 
 
-def test_a_list_becomes_a_tuple_that_nobody_changes() -> None:
+def test_a_list_becomes_an_immutable_tuple() -> None:
     assert check_attribute(["a", "b"]) == ("a", "b")
     given_attributes = {"key": ["a"]}
     checked = check_attributes(given_attributes)
@@ -170,14 +170,14 @@ def test_a_list_becomes_a_tuple_that_nobody_changes() -> None:
 
 
 @pytest.mark.parametrize("value", [None, {}, b"x", [None], [[1]], [1, True], [1, 0.5], ["a", 1]], ids=repr)
-def test_what_is_no_attribute_is_of_the_wrong_type(value: object) -> None:
+def test_a_value_that_is_not_an_attribute_is_a_type_error(value: object) -> None:
     with pytest.raises(TypeError):
         check_attribute(value)
 
 
 @pytest.mark.parametrize("value", [2**63, [2**63], -(2**63) - 1, 10**5000, "\ud800", ["\ud800"]], ids=range(6))
-def test_what_cannot_be_exported_is_a_bad_value(value: object) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - its text is an encoder's for some.
+def test_a_value_that_cannot_be_exported_is_a_value_error(value: object) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - some messages come from an encoder.
         check_attribute(value)
 
 
@@ -185,7 +185,7 @@ def test_what_cannot_be_exported_is_a_bad_value(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", ["sometimes", 7, None, True, ["a", 1], {"a": None}])
-def test_a_short_value_is_shown_as_it_is(value: object) -> None:
+def test_a_short_value_is_shown_unchanged(value: object) -> None:
     assert shown(value) == repr(value)
 
 
@@ -199,7 +199,7 @@ class Hostile:
     ["x" * 10**6, [["x" * 1000] * 1000] * 1000, {str(key): "x" * 100 for key in range(100)}, Hostile(), 10**5000],
     ids=["string", "lists", "map", "hostile", "integer"],
 )
-def test_any_value_is_shown_in_a_short_line(value: object) -> None:
+def test_any_value_is_shown_in_one_short_line(value: object) -> None:
     assert 0 < len(shown(value)) <= 200
     assert "\n" not in shown(value)
 
@@ -213,7 +213,7 @@ def test_any_value_is_shown_in_a_short_line(value: object) -> None:
         ("OTEL_PYTHON_MODELFORGE_API_KEY", "hunter2", "'OTEL_PYTHON_MODELFORGE_API_KEY'='[REDACTED]'"),
     ],
 )
-def test_the_value_of_what_is_named_like_a_credential_is_not_shown(name: str, value: object, text: str) -> None:
+def test_the_value_of_an_option_named_like_a_credential_is_not_shown(name: str, value: object, text: str) -> None:
     assert shown_pair(name, value) == text
 
 

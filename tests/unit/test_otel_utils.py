@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether anybody records, and what becomes of a fault in telemetry."""
+"""Whether OpenTelemetry records, and how faults in telemetry are handled."""
 
 from __future__ import annotations
 
@@ -67,19 +67,19 @@ sys.meta_path.insert(0, Hider())
     ],
     ids=["no provider", "traces", "metrics", "no-op providers", "SDK disabled", "SDK not installed"],
 )
-def test_the_global_providers_tell_whether_opentelemetry_records(
+def test_the_global_providers_determine_whether_opentelemetry_records(
     python: Python, setup: str, environment: dict[str, str], available: bool
 ) -> None:
     done = python("-W", "error", "-c", setup + PRINT, **environment)
     assert (done.stdout, done.stderr) == (f"{available}\n", "")
 
 
-def test_a_provider_that_is_set_later_counts_from_then_on(python: Python) -> None:
+def test_a_provider_that_is_set_later_is_used_from_then_on(python: Python) -> None:
     done = python("-c", f"{PRINT}{SET_TRACES}print(is_otel_available())")
     assert (done.stdout, done.stderr) == ("False\nTrue\n", "")
 
 
-def test_the_providers_given_tell_whether_opentelemetry_records(
+def test_the_given_providers_determine_whether_opentelemetry_records(
     tracer_provider: TracerProvider, meter_provider: MeterProvider
 ) -> None:
     assert is_otel_available(tracer_provider)
@@ -98,7 +98,7 @@ def test_a_disabled_sdk_records_nothing(
 
 
 @pytest.mark.parametrize("value", ["", "false", "1", "yes"])
-def test_only_true_disables_the_sdk(
+def test_only_the_value_true_disables_the_sdk(
     value: str, tracer_provider: TracerProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", value)
@@ -108,14 +108,14 @@ def test_only_true_disables_the_sdk(
 # --- get_tracer ---
 
 
-def test_the_tracer_of_a_provider_is_made_once(tracer_provider: TracerProvider) -> None:
+def test_the_tracer_of_a_provider_is_created_once(tracer_provider: TracerProvider) -> None:
     assert get_tracer(tracer_provider) is get_tracer(tracer_provider)
     assert get_tracer() is get_tracer()
     assert get_tracer(tracer_provider) is not get_tracer()
 
 
 class PlainProvider(TracerProvider):
-    """A provider without a hash, as a plain dataclass is."""
+    """A provider without a hash, like a plain dataclass."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -123,7 +123,7 @@ class PlainProvider(TracerProvider):
         return isinstance(other, PlainProvider)
 
 
-def test_a_provider_need_not_have_a_hash_and_is_no_other_that_equals_it() -> None:
+def test_a_provider_needs_no_hash_and_differs_from_one_that_equals_it() -> None:
     first, second = PlainProvider(shutdown_on_exit=False), PlainProvider(shutdown_on_exit=False)
     assert first == second
     assert get_tracer(first) is get_tracer(first)
@@ -156,7 +156,7 @@ def fault() -> None:
     raise LookupError(PROMPT)
 
 
-def test_a_fault_is_logged_as_a_warning_once_and_then_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_is_logged_once_as_a_warning_and_then_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "opentelemetry_instrumentation_modelforge")
     guard = Guard("testing")
     for _ in range(3):
@@ -171,7 +171,7 @@ def test_a_fault_is_logged_as_a_warning_once_and_then_for_debugging(caplog: pyte
         assert stack[-2:] == ["    raise LookupError(PROMPT)", "LookupError"]
 
 
-def test_what_a_fault_quotes_is_not_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_faults_quotations_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     def hook() -> None:
         try:
             fault()
@@ -191,7 +191,7 @@ def test_what_a_fault_quotes_is_not_in_the_log(caplog: pytest.LogCaptureFixture)
     assert kinds == ["LookupError", "KeyError"]
 
 
-def test_a_fault_that_nobody_logs_is_not_described(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_is_not_described_if_logging_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     described: list[BaseException] = []
     monkeypatch.setattr(otel_utils, "fault_text", described.append)
     monkeypatch.setattr(logging.getLogger("opentelemetry_instrumentation_modelforge.otel_utils"), "disabled", True)
@@ -201,7 +201,7 @@ def test_a_fault_that_nobody_logs_is_not_described(monkeypatch: pytest.MonkeyPat
 
 
 class TimeLimit(Exception):
-    """Raised by a signal handler, like Celery's SoftTimeLimitExceeded."""
+    """An exception raised by a signal handler, like Celery's SoftTimeLimitExceeded."""
 
 
 def function_handler(number: int, frame: object) -> None:
@@ -275,7 +275,7 @@ def handle() -> Iterator[Callable[[Any], None]]:
 
 
 @pytest.mark.parametrize("kind", HANDLERS)
-def test_what_a_signal_handler_raises_passes(
+def test_an_exception_of_a_signal_handler_propagates(
     kind: str, handle: Callable[[Any], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     handle(HANDLERS[kind])
@@ -285,13 +285,13 @@ def test_what_a_signal_handler_raises_passes(
 
 
 @pytest.mark.parametrize("kind", HANDLERS)
-def test_a_fault_is_kept_away_whatever_handles_signals(kind: str, handle: Callable[[Any], None]) -> None:
+def test_a_fault_is_suppressed_whatever_handles_signals(kind: str, handle: Callable[[Any], None]) -> None:
     handle(HANDLERS[kind])
     with Guard("testing"):
         fault()
 
 
-def test_what_a_signal_handler_raises_while_a_fault_is_logged_passes(handle: Callable[[Any], None]) -> None:
+def test_an_exception_of_a_signal_handler_while_a_fault_is_logged_propagates(handle: Callable[[Any], None]) -> None:
     class Slow(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             signal.raise_signal(signal.SIGUSR1)
@@ -306,7 +306,7 @@ def test_what_a_signal_handler_raises_while_a_fault_is_logged_passes(handle: Cal
         logger.removeHandler(slow)
 
 
-def test_each_site_warns_for_itself(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_site_logs_its_own_warning(caplog: pytest.LogCaptureFixture) -> None:
     for site in ("one", "two"):
         with Guard(site):
             fault()
@@ -321,7 +321,7 @@ def test_nothing_is_logged_without_a_fault(caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
-def test_what_is_no_exception_passes(kind: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_base_exception_propagates(kind: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
     error = kind()
     with pytest.raises(kind) as raised, Guard("testing"):
         raise error
@@ -329,7 +329,7 @@ def test_what_is_no_exception_passes(kind: type[BaseException], caplog: pytest.L
     assert caplog.records == []
 
 
-def test_a_fault_whose_text_cannot_be_made_is_kept_away_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_whose_message_cannot_be_generated_is_suppressed_too(caplog: pytest.LogCaptureFixture) -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise ValueError("no text")
@@ -339,7 +339,7 @@ def test_a_fault_whose_text_cannot_be_made_is_kept_away_too(caplog: pytest.LogCa
     assert len(caplog.records) == 1
 
 
-def test_a_guard_can_be_entered_again_inside_itself(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_guard_is_reentrant(caplog: pytest.LogCaptureFixture) -> None:
     guard = Guard("testing")
     with guard, guard:
         fault()

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One patch, put in place and undone, and the hook that waits for a module to be imported."""
+"""Applying and undoing one patch, and the hook that waits for a module to be imported."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_wrapped_function_is_introspected_like_the_original(owner: type, wrap:
     assert owner.get_llm.__name__ == "get_llm"  # type: ignore[attr-defined]
 
 
-def test_a_function_that_the_owner_does_not_have_is_an_error_and_nothing_is_patched(owner: type, wrap: Any) -> None:
+def test_a_function_missing_from_the_owner_is_an_error_and_nothing_is_patched(owner: type, wrap: Any) -> None:
     class Derived(owner):  # type: ignore[misc, valid-type]
         pass
 
@@ -101,7 +101,7 @@ def test_undoing_twice_changes_nothing(owner: type, wrap: Any) -> None:
     assert vars(owner)["get_llm"] is original
 
 
-def test_a_patch_goes_below_the_wrapt_proxies_of_others(owner: type, wrap: Any) -> None:
+def test_a_patch_is_placed_below_the_wrapt_proxies_of_others(owner: type, wrap: Any) -> None:
     original = vars(owner)["get_llm"]
     for _ in range(2):
         wrapt.wrap_function_wrapper(owner, "get_llm", by_wrapt)
@@ -114,10 +114,10 @@ def test_a_patch_goes_below_the_wrapt_proxies_of_others(owner: type, wrap: Any) 
     assert outermost.__wrapped__.__wrapped__ is original
 
 
-def test_others_that_take_off_the_outermost_wrapper_take_off_their_own(owner: type, wrap: Any) -> None:
+def test_others_that_remove_the_outermost_wrapper_remove_their_own(owner: type, wrap: Any) -> None:
     wrapt.wrap_function_wrapper(owner, "get_llm", by_wrapt)
     patch = Patch(owner, "get_llm", wrap)
-    # As opentelemetry.instrumentation.utils.unwrap does.
+    # opentelemetry.instrumentation.utils.unwrap does the same.
     owner.get_llm = vars(owner)["get_llm"].__wrapped__  # type: ignore[attr-defined]
     assert owner().get_llm() == "ours(Registry fast)"
     patch.undo()
@@ -144,7 +144,7 @@ def test_a_plain_wrapper_that_came_later_stays(owner: type, wrap: Any) -> None:
     assert vars(owner)["get_llm"] is theirs
 
 
-def test_what_somebody_has_replaced_since_is_left_alone(owner: type, wrap: Any) -> None:
+def test_a_function_that_was_replaced_later_is_not_changed(owner: type, wrap: Any) -> None:
     patch = Patch(owner, "get_llm", wrap)
 
     def replacement(self: object) -> str:
@@ -163,7 +163,7 @@ def test_what_somebody_has_replaced_since_is_left_alone(owner: type, wrap: Any) 
 
 @pytest.fixture
 def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a module that can be imported and has not been."""
+    """The name of a module that can be imported and has not been imported yet."""
     name = f"module_of_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{name}.py").write_text("value = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -177,7 +177,7 @@ def imported() -> list[types.ModuleType]:
     return []
 
 
-def test_a_module_that_is_imported_later_is_handed_over_then(importable: str, imported: list[Any]) -> None:
+def test_a_module_that_is_imported_later_is_passed_on_at_its_import(importable: str, imported: list[Any]) -> None:
     hook = ImportHook(importable)
     assert not hook.is_awaited()
     hook.set(imported.append)
@@ -189,7 +189,7 @@ def test_a_module_that_is_imported_later_is_handed_over_then(importable: str, im
     assert not hook.is_awaited()
 
 
-def test_a_module_that_is_imported_is_handed_over_at_once(importable: str, imported: list[Any]) -> None:
+def test_a_module_that_is_already_imported_is_passed_on_immediately(importable: str, imported: list[Any]) -> None:
     module = importlib.import_module(importable)
     hook = ImportHook(importable)
     hook.set(imported.append)
@@ -198,7 +198,7 @@ def test_a_module_that_is_imported_is_handed_over_at_once(importable: str, impor
     assert not hook.is_awaited()
 
 
-def test_nobody_hears_of_an_import_after_the_hook_is_cleared(importable: str, imported: list[Any]) -> None:
+def test_no_function_is_called_for_an_import_after_the_hook_is_cleared(importable: str, imported: list[Any]) -> None:
     hook = ImportHook(importable)
     hook.set(imported.append)
     hook.clear()
@@ -207,7 +207,7 @@ def test_nobody_hears_of_an_import_after_the_hook_is_cleared(importable: str, im
     assert imported == []
 
 
-def test_of_several_functions_the_last_hears_of_the_import_once(importable: str, imported: list[Any]) -> None:
+def test_only_the_last_of_several_functions_is_called_for_the_import(importable: str, imported: list[Any]) -> None:
     hook, others = ImportHook(importable), []
     for _ in range(3):
         hook.set(others.append)
@@ -217,7 +217,7 @@ def test_of_several_functions_the_last_hears_of_the_import_once(importable: str,
     assert (imported, others) == ([module], [])
 
 
-def test_a_second_import_of_the_module_is_handed_over_too(importable: str, imported: list[Any]) -> None:
+def test_a_second_import_of_the_module_is_passed_on_too(importable: str, imported: list[Any]) -> None:
     hook = ImportHook(importable)
     hook.set(imported.append)
     first = importlib.import_module(importable)
@@ -227,7 +227,7 @@ def test_a_second_import_of_the_module_is_handed_over_too(importable: str, impor
     assert imported == [first, second]
 
 
-def test_a_module_in_the_middle_of_its_own_import_is_handed_over_when_it_is_complete(
+def test_a_module_that_is_being_imported_is_passed_on_when_it_is_complete(
     importable: str, tmp_path: Path, imported: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hook, complete = ImportHook(importable), []
@@ -248,7 +248,7 @@ def test_a_module_in_the_middle_of_its_own_import_is_handed_over_when_it_is_comp
     assert complete == [True]
 
 
-def test_while_another_thread_imports_the_module_it_is_handed_over_complete(
+def test_a_module_that_another_thread_is_importing_is_passed_on_when_it_is_complete(
     importable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on, complete = threading.Event(), threading.Event(), []
@@ -271,7 +271,7 @@ def test_while_another_thread_imports_the_module_it_is_handed_over_complete(
     assert complete == [True]
 
 
-def test_the_registrys_module_is_the_one_that_is_waited_for() -> None:
+def test_the_hook_waits_for_the_registrys_module() -> None:
     assert REGISTRY_IMPORT.name == "modelforge.registry"
 
 
@@ -305,7 +305,7 @@ print(hasattr(registry.get_llm, "__wrapped__"))
 @pytest.mark.parametrize(
     "module", ["modelforge", "pydantic", "langchain_core", "modelforge.config", "modelforge.modelsdev"]
 )
-def test_instrumenting_anew_while_another_thread_makes_the_first_import_does_not_deadlock(
+def test_instrumenting_again_during_the_first_import_in_another_thread_does_not_deadlock(
     module: str, python: Python
 ) -> None:
     # The fixture gives up after two minutes.

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The table of ModelForge's kinds of clients, and a kind that the package does not know."""
+"""The table of ModelForge's kinds of clients, and a kind that is unknown to the package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGE = Path(opentelemetry_instrumentation_modelforge.__file__).parent
 
 
 @pytest.mark.parametrize("llm_type", PROVIDERS)
-def test_a_kind_of_client_is_found_by_modelforges_name(llm_type: str) -> None:
+def test_a_kind_of_client_is_found_by_its_name_in_modelforge(llm_type: str) -> None:
     assert provider_of(llm_type) is PROVIDERS[llm_type]
     assert type(PROVIDERS[llm_type]) is not Provider
 
@@ -42,7 +42,7 @@ def test_modelforge_has_a_client_of_each_kind_and_no_other() -> None:
     assert creators - {"_create_base_llm"} == {f"_create_{llm_type}" for llm_type in PROVIDERS}
 
 
-def test_a_kind_is_known_in_its_own_folder_only() -> None:
+def test_only_a_kinds_own_folder_refers_to_it() -> None:
     files = [path for path in PACKAGE.rglob("*.py") if "providers" not in path.parts and "doctor" not in path.parts]
     assert len(files) > 20
     constants = {
@@ -67,22 +67,22 @@ def test_every_tap_is_a_function_of_the_installed_integration(tap: Any) -> None:
 
 
 @pytest.mark.parametrize("llm_type", PROVIDERS)
-def test_each_call_has_a_reader_of_its_own(llm_type: str) -> None:
+def test_each_call_has_its_own_reader(llm_type: str) -> None:
     first, second = PROVIDERS[llm_type].answer(), PROVIDERS[llm_type].answer()
     assert first is not second
     assert isinstance(first, Answer)
 
 
 @pytest.mark.parametrize("llm_type", PROVIDERS)
-def test_of_a_call_without_an_answer_nothing_is_said(llm_type: str) -> None:
+def test_the_response_of_a_call_without_an_answer_is_empty(llm_type: str) -> None:
     response = PROVIDERS[llm_type].answer().response((), None)
     assert response._replace(api_type=None) == Response()
 
 
-# --- A kind that is not known ---
+# --- An unknown kind ---
 
 
-def test_an_unknown_client_says_what_langchain_says() -> None:
+def test_the_response_of_an_unknown_client_is_read_from_langchain() -> None:
     usage: Any = {"input_tokens": 5, "output_tokens": 6, "total_tokens": 11}
     generation = ChatGeneration(message=AIMessage("Hi", usage_metadata=usage))
     answer = UNKNOWN.answer()
@@ -92,7 +92,7 @@ def test_an_unknown_client_says_what_langchain_says() -> None:
     assert answer.response([generation], {"model_name": "m"}) == Response(model="m", usage=Usage(5, 6))
 
 
-def test_an_unknown_client_is_asked_for_what_most_clients_have() -> None:
+def test_the_common_fields_of_an_unknown_client_are_read() -> None:
     client = {"base_url": "http://host:1", "api_key": "secret-key"}
     assert UNKNOWN.client_url(client) == "http://host:1"
     assert UNKNOWN.client_url({"base_url": 5}) is None
@@ -106,12 +106,12 @@ def test_an_unknown_client_is_asked_for_what_most_clients_have() -> None:
     assert not UNKNOWN.separate_system_instructions
 
 
-def test_the_parameters_of_an_unknown_client_are_those_of_the_call_over_the_models() -> None:
+def test_the_parameters_of_a_call_take_precedence_over_those_of_an_unknown_client() -> None:
     params = {"model_kwargs": {"seed": 3}, "temperature": 0.5}
     assert list(UNKNOWN.request_parameters(params, {})) == [{"seed": 3}, params]
 
 
-def test_an_unknown_client_is_not_asked_for_the_usage_of_streams() -> None:
+def test_stream_usage_is_not_requested_of_an_unknown_client() -> None:
     class Client:
         stream_usage = False
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What in a text counts as a credential, and what of it is left."""
+"""The recognition and redaction of credentials in a text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from opentelemetry_instrumentation_modelforge.redaction import (
 from support.models import COPILOT_TOKEN, GOOGLE_KEY, OPENAI_KEY, OPENROUTER_KEY
 
 CREDENTIALS = {
-    # The vendors' keys.
+    # Vendors' keys.
     f"Incorrect API key provided: {OPENAI_KEY}.": "Incorrect API key provided: [REDACTED]",
     "sk-proj-abcDEF_123-456": "[REDACTED]",
     "sk-ant-api03-abcDEF_123-456": "[REDACTED]",
@@ -96,7 +96,7 @@ CREDENTIALS = {
     '{"token": "a1b2c3d4"}': '{"token": "[REDACTED]"}',
     '{"key": "f3a9b2c4d5e6f708"}': '{"key": "[REDACTED]"}',
     "{'cookie': 'abc'}": "{'cookie': '[REDACTED]'}",
-    # Other spellings of the signs.
+    # Other spellings of punctuation.
     'api_key := "abc", api_key == "abc"': 'api_key := "[REDACTED]", api_key == "[REDACTED]"',
     'api_key: str = "abc"': 'api_key: str = "[REDACTED]"',
     "api_key: |\n  abc\nmodel: m": "api_key: |\n  [REDACTED]\nmodel: m",
@@ -187,7 +187,7 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("text", CREDENTIALS)
-def test_a_credential_is_replaced_and_what_is_around_it_kept(text: str) -> None:
+def test_a_credential_is_replaced_and_the_text_around_it_is_kept(text: str) -> None:
     assert without_credentials(text) == CREDENTIALS[text]
 
 
@@ -203,13 +203,13 @@ def test_every_credential_of_a_text_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("text", CREDENTIALS)
-def test_a_text_that_has_been_redacted_is_left_alone(text: str) -> None:
+def test_a_redacted_text_is_not_changed_again(text: str) -> None:
     redacted = without_credentials(text)
     assert without_credentials(redacted) == redacted
 
 
 @given(st.lists(st.sampled_from(HARMLESS[1:]), min_size=1), st.sampled_from(["\n", " ... ", " | "]))
-def test_harmless_texts_are_harmless_together(texts: list[str], separator: str) -> None:
+def test_joined_harmless_texts_are_kept(texts: list[str], separator: str) -> None:
     assert without_credentials(separator.join(texts)) == separator.join(texts)
 
 
@@ -231,7 +231,7 @@ RANDOM = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", min_siz
     ]),
     st.text(" .,:\n", max_size=3),
 )  # fmt: skip
-def test_what_a_name_says_is_a_credential_is_replaced(name: str, value: str, form: str, around: str) -> None:
+def test_a_value_named_as_a_credential_is_replaced(name: str, value: str, form: str, around: str) -> None:
     assert value not in without_credentials(around + form.format(name, value) + around)
 
 
@@ -272,7 +272,7 @@ def test_secrets_are_replaced_in_one_pass_the_longest_first() -> None:
     assert without_credentials("text", ["", "xt"]) == "te[REDACTED]"
 
 
-def test_the_models_own_secrets_are_replaced_whatever_they_look_like() -> None:
+def test_the_models_own_secrets_are_replaced_whatever_their_format() -> None:
     assert without_credentials("my pass phrase, my pass phrase", ["my pass phrase"]) == "[REDACTED], [REDACTED]"
 
 
@@ -300,7 +300,7 @@ def test_secret_values_are_those_of_pydantic_secrets_longest_first() -> None:
     assert secret_values(values) == ("abcdefgh", "abcd")
 
 
-def test_secret_values_are_those_of_headers_that_hold_credentials() -> None:
+def test_secret_values_are_those_of_headers_that_contain_credentials() -> None:
     headers = {
         "Authorization": "Bearer hunter2hunter2",
         b"x-api-key": b"swordfish",
@@ -321,11 +321,11 @@ def test_secret_values_are_those_of_urls() -> None:
 
 
 @pytest.mark.parametrize("placeholder", ["", "x", "key"])
-def test_a_placeholder_is_no_secret(placeholder: str) -> None:
+def test_a_placeholder_is_not_a_secret(placeholder: str) -> None:
     assert secret_values([SecretStr(placeholder)]) == ()
 
 
-def test_what_cannot_be_encoded_is_replaced() -> None:
+def test_characters_that_cannot_be_encoded_are_replaced() -> None:
     assert without_credentials(f"caf\ud800 {OPENAI_KEY}", [OPENAI_KEY]) == "caf\ufffd [REDACTED]"
 
 
@@ -346,14 +346,14 @@ def test_what_cannot_be_encoded_is_replaced() -> None:
         ("", False),
     ],
 )
-def test_a_value_that_looks_like_a_credential_is_told_apart(text: str, credential: bool) -> None:
+def test_a_value_that_looks_like_a_credential_is_recognized(text: str, credential: bool) -> None:
     assert looks_like_credential(text) is credential
 
 
 # --- Limits ---
 
 
-def test_a_limited_text_has_at_most_as_many_characters() -> None:
+def test_a_limited_text_has_at_most_that_many_characters() -> None:
     assert without_credentials("x" * 10, limit=20) == "x" * 10
     assert without_credentials("x" * 10, limit=10) == "x" * 10
     assert without_credentials("x" * 10, limit=9) == "x" * 9
@@ -361,7 +361,7 @@ def test_a_limited_text_has_at_most_as_many_characters() -> None:
 
 
 @given(st.integers(0, 9000), st.sampled_from([OPENAI_KEY, "pass phrase of mine", "https://user:word1@host"]))
-def test_a_limit_cuts_no_credential_in_half(length: int, credential: str) -> None:
+def test_a_limit_does_not_split_a_credential(length: int, credential: str) -> None:
     text = ("x " * 5000)[:length] + " " + credential + " x" * 5000
     redacted = without_credentials(text, ["pass phrase of mine"], limit=4096)
     assert len(redacted) <= 4096
@@ -388,5 +388,5 @@ def test_the_time_is_linear_in_the_length(repeated: str) -> None:
             times.append(process_time() - before)
         return min(times)
 
-    # Ten times the length takes a hundred times as long where the time is quadratic.
+    # With quadratic time, ten times the length would take a hundred times as long.
     assert seconds(300_000) < 40 * max(seconds(30_000), 0.001)

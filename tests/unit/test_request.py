@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Invocation parameters, good and bad, as request attributes."""
+"""Invocation parameters, valid and invalid, as request attributes."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ ANYTHING = st.recursive(
 @example({"temperature": 10**400}, {}, {}, ANY_PROVIDER)
 @example({"max_tokens": 2**63}, {}, {}, ANY_PROVIDER)
 @example({"top_k": 1e300}, {}, {}, ANY_PROVIDER)
-def test_whatever_is_asked_is_of_the_right_type_or_left_out(
+def test_every_parameter_has_the_right_type_or_is_left_out(
     params: Any, metadata: Any, client: Any, provider: Provider
 ) -> None:
     for name, value in request_with(params, metadata=metadata, client=client).attributes(provider).items():
         assert type(value) is TYPES[name]
         if type(value) is int:
-            # What OTLP can carry.
+            # OTLP's integers have 64 bits.
             assert -(2**63) <= value < 2**63
         if type(value) is tuple:
             assert value
@@ -182,7 +182,7 @@ def test_the_metadata_names_the_conversation(metadata: Any, expected: str | None
 
 
 @pytest.mark.parametrize("metadata", [{}, {"thread_id": "t-1"}])
-def test_the_conversation_of_an_enclosing_agent_goes_first(metadata: Any) -> None:
+def test_the_conversation_of_an_enclosing_agent_takes_precedence(metadata: Any) -> None:
     token = attach(with_conversation_id("conv-9"))
     try:
         attributes = request_with(metadata=metadata).attributes(ANY_PROVIDER)
@@ -218,7 +218,7 @@ def test_the_metadata_names_the_prompt(metadata: Any, expected: dict[str, Any]) 
         ({}, None),
     ],
 )
-def test_the_model_that_is_asked(params: Any, expected: str | None) -> None:
+def test_the_requested_model(params: Any, expected: str | None) -> None:
     assert ANY_PROVIDER.requested_model(params, {}) == expected
 
 
@@ -258,7 +258,7 @@ def test_an_entry_of_the_metadata_is_copied_or_left_out(value: Any, expected: An
         assert [type(entry) for entry in attributes["user_id"]] == [type(entry) for entry in expected]
 
 
-def test_only_what_is_asked_for_is_copied_from_the_metadata() -> None:
+def test_only_requested_entries_are_copied_from_the_metadata() -> None:
     metadata = {"user_id": "ada", "tenant": "acme", "tags": "no"}
     request = request_with(metadata=metadata, tags=["a", "b"], run_name="chat")
     assert request.metadata_attributes(()) == {}
@@ -276,7 +276,7 @@ def test_a_run_without_tags_and_name_has_none(tags: Any, run_name: Any) -> None:
     assert request.metadata_attributes(("user_id", "tags", "run_name")) == {}
 
 
-def test_a_hook_sees_the_parameters_and_what_the_run_is_called() -> None:
+def test_a_hook_receives_the_parameters_and_the_runs_name_tags_and_metadata() -> None:
     request = request_with(
         {"temperature": 0.5, "stop": None}, metadata={"user_id": "ada"}, tags=["beta"], run_name="answer"
     )
@@ -290,19 +290,19 @@ def test_a_hook_sees_the_parameters_and_what_the_run_is_called() -> None:
     assert request_with().hook_parameters() == {"metadata": {}, "tags": None, "run_name": None}
 
 
-def test_a_parameter_of_the_request_is_over_the_runs_metadata() -> None:
+def test_a_parameter_of_the_request_takes_precedence_over_the_runs_metadata() -> None:
     request = request_with({"metadata": {"order": "7"}}, metadata={"user_id": "ada"})
     assert request.hook_parameters()["metadata"] == {"order": "7"}
 
 
-def test_what_a_hook_adds_to_the_parameters_changes_no_request() -> None:
+def test_a_hooks_additions_to_the_parameters_do_not_change_the_request() -> None:
     request = request_with({"temperature": 0.5})
     request.hook_parameters()["seed"] = 3
     assert request.params == {"temperature": 0.5}
     assert request.attributes(ANY_PROVIDER) == {"gen_ai.request.temperature": 0.5}
 
 
-def test_later_parameters_of_a_client_are_over_earlier_ones() -> None:
+def test_later_parameters_of_a_client_take_precedence_over_earlier_ones() -> None:
     class TwoMappings(Provider):
         def request_parameters(self, params: Any, client: Any) -> Any:
             return ({"seed": 1, "top_k": 2}, {"seed": 3, "top_k": None}, params, client)

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Usage and responses: what they say of themselves, and how one completes another."""
+"""Usage and responses: their attributes, and how one completes another."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_a_count_of_zero_is_known_and_none_is_not() -> None:
     assert dict(Usage().attributes()) == {}
 
 
-def test_a_response_says_its_attributes() -> None:
-    # Cost and error.type are attributes of the call, which may know better.
+def test_the_attributes_of_a_response() -> None:
+    # Cost and error.type are attributes of the call, which may have better values.
     assert dict(FULL.attributes()) == {
         "gen_ai.response.id": "chatcmpl-1",
         "gen_ai.response.model": "gpt-4o-mini-2024-07-18",
@@ -75,19 +75,19 @@ def test_an_empty_response_has_no_attribute() -> None:
 
 
 @pytest.mark.parametrize("value", [Usage(1), Response()])
-def test_nobody_changes_one_in_transit(value: Any) -> None:
+def test_a_response_is_immutable(value: Any) -> None:
     for field in value._fields:
         with pytest.raises(AttributeError):
             setattr(value, field, None)
 
 
-def test_what_is_missing_is_completed() -> None:
+def test_missing_values_are_completed() -> None:
     assert Response().completed_by(FULL) == FULL
     assert FULL.completed_by(Response()) == FULL
     assert Response(id="mine", usage=Usage(3)).completed_by(FULL) == FULL._replace(id="mine", usage=Usage(3))
 
 
-def test_what_is_known_is_kept() -> None:
+def test_known_values_are_kept() -> None:
     other = Response("other", "m", ("error",), Usage(1), 9.0, "auto", "fp_2", error="x", api_type="responses")
     assert FULL.completed_by(other) == FULL
 
@@ -97,7 +97,7 @@ def test_a_call_that_was_free_stays_free(other: Response) -> None:
     assert Response(cost=0.0).completed_by(other).cost == 0.0
 
 
-def test_completing_changes_neither_of_the_two() -> None:
+def test_completing_does_not_modify_either_of_the_two() -> None:
     mine, other = Response(id="mine"), Response(model="theirs")
     assert mine.completed_by(other) == Response(id="mine", model="theirs")
     assert (mine, other) == (Response(id="mine"), Response(model="theirs"))

@@ -27,5 +27,5 @@ def test_no_aspect_is_left_out_and_no_case_is_chosen_twice(cases: list[set[int]]
     assert len(set(chosen)) == len(chosen)
 
 
-def test_a_case_alone_is_its_own_sample() -> None:
+def test_the_sample_of_a_single_case_is_that_case() -> None:
     assert sample(["only"], lambda case: case) == ["only"]

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Cleaning of content: the length limit, credentials, the user's ``redact`` and the nesting limit."""
+"""The cleaning of content: the length limit, credentials, the user's ``redact`` and the nesting limit."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TestLimit:
     def test_each_part_has_the_whole_limit(self) -> None:
         assert input_parts(HumanMessage(["abcdef", "abc"]), max_content_length=4) == [text("abc…"), text("abc")]
 
-    def test_texts_of_arguments_share_it(self) -> None:
+    def test_texts_of_arguments_share_the_limit(self) -> None:
         arguments = {"query": "abcdefgh", "page": 1, "more": ["x"]}
         message = AIMessage("", tool_calls=[{"name": "search", "args": arguments, "id": "call_1"}])
         assert answer_parts(message, max_content_length=100) == [call("search", arguments)]
@@ -51,7 +51,7 @@ class TestLimit:
         assert answer_parts(message, max_content_length=8) == [call("search", {"query": "ab…"})]
         assert answer_parts(message, max_content_length=0) == [call("", {})]
 
-    def test_long_list_ends(self) -> None:
+    def test_long_list_is_truncated(self) -> None:
         message = ToolMessage([{"numbers": list(range(1_000_000))}], tool_call_id="call_1")
         (part,) = input_parts(message, max_content_length=10)
         assert part == result([{"numbers": [0, 1, 2]}])
@@ -211,7 +211,7 @@ class TestRedact:
             assert "my ***" in value, name
             assert "diary" not in value, name
 
-    def test_gets_text_without_credentials_and_before_it_is_cut(self) -> None:
+    def test_receives_text_without_credentials_and_before_it_is_truncated(self) -> None:
         seen: list[str] = []
 
         def redact(text: str) -> str:
@@ -222,7 +222,7 @@ class TestRedact:
         assert parts == [text("A SE…")]
         assert seen == ["a secret [REDACTED]"]
 
-    def test_leaves_what_the_protocol_matches_by(self) -> None:
+    def test_keeps_the_identifiers_that_the_protocol_matches_by(self) -> None:
         call_ = AIMessage("", tool_calls=[{"name": "weather", "args": {}, "id": "call_1"}])
         answer = ToolMessage("Sunny", tool_call_id="call_1")
         content = captured(call_, answer, redact=lambda _: "x").event_attributes()
@@ -261,7 +261,7 @@ class TestRedact:
 
         kind = type(make_error("x")).__name__
         with caplog.at_level(logging.DEBUG):
-            # More than one text: the first failure is a warning, later ones are for debugging.
+            # With more than one text, the first failure is a warning, and later ones are logged at DEBUG.
             captured(
                 HumanMessage(["my " + "diary", {"type": "image_url", "image_url": "https://my " + "diary"}]),
                 redact=redact,
@@ -272,7 +272,7 @@ class TestRedact:
         assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG"]
 
     @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
-    def test_does_not_keep_the_application_from_ending(self, interrupt: type[BaseException]) -> None:
+    def test_does_not_prevent_the_application_from_ending(self, interrupt: type[BaseException]) -> None:
         def redact(text: str) -> str:
             raise interrupt
 
@@ -281,17 +281,17 @@ class TestRedact:
 
 
 class TestStructure:
-    def test_is_cut_where_it_is_nested_too_deep(self) -> None:
+    def test_is_truncated_where_it_is_nested_too_deeply(self) -> None:
         assert structure(nested_lists(24)) == nested_lists(24)
         assert structure(nested_lists(25)) == structure(nested_lists(10_000)) == nested_lists(24, innermost=["…"])
         assert structure(nested_dicts(24)) == nested_dicts(24)
         assert structure(nested_dicts(25)) == structure(nested_dicts(10_000)) == nested_dicts(24, innermost="…")
 
-    def test_keeps_what_is_beside_a_branch_that_is_cut(self) -> None:
+    def test_keeps_the_siblings_of_a_truncated_branch(self) -> None:
         value = structure({"deep": nested_lists(10_000), "flat": "x"})
         assert value == {"deep": nested_lists(23, innermost=["…"]), "flat": "x"}
 
-    def test_is_written_whole_however_wide_it_is(self) -> None:
+    def test_is_kept_whole_however_wide_it_is(self) -> None:
         assert structure({"numbers": list(range(100_000))}) == {"numbers": list(range(100_000))}
 
     def test_that_contains_itself_ends_there(self) -> None:

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Names are spelled as OpenTelemetry's packages spell them, and each is defined once."""
+"""Names of the conventions: spelled as in OpenTelemetry's packages, and defined once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sources(package: str) -> str:
     )
 
 
-def test_the_schema_is_one_that_opentelemetry_has() -> None:
+def test_the_schema_exists_in_opentelemetry() -> None:
     assert semconv.SCHEMA_URL in {schema.value for schema in Schemas}
 
 
@@ -36,7 +36,7 @@ def test_no_name_is_defined_twice() -> None:
     assert [value for value, count in Counter(NAMES.values()).items() if count > 1] == []
 
 
-def test_a_constant_is_called_as_its_name_is_spelled() -> None:
+def test_a_constant_is_named_after_its_value() -> None:
     dotted = {name: value for name, value in NAMES.items() if "." in value and not re.match("EVENT_|SPAN_", name)}
     assert {name: value.upper().replace(".", "_") for name, value in dotted.items()} == {name: name for name in dotted}
 

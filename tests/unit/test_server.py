@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which server of a URL may be told."""
+"""The part of a URL that may be recorded as its server."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_no_url_has_no_server() -> None:
 
 
 @given(st.text())
-def test_any_text_can_be_asked_for_its_server(text: str) -> None:
+def test_the_server_of_any_text_can_be_determined(text: str) -> None:
     for url in (text, f"http://{text}", f"http://host/{text}", f"http://user:{text}@host"):
         found = server_of(url)
         assert found is None or (host_name(found[0]) == found[0] and (found[1] is None or 0 < found[1] < 65536))

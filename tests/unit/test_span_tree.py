@@ -50,7 +50,7 @@ def summary(name: str, span_id: int, parent_id: int | None = None, **values: Any
     )
 
 
-def test_tree_of_nothing_is_empty() -> None:
+def test_tree_of_no_spans_is_empty() -> None:
     assert format_trees([]) == []
 
 
@@ -65,7 +65,7 @@ def test_tree_orders_by_start_and_shows_orphans_as_roots() -> None:
     ]
 
 
-def test_details_that_do_not_fit_are_in_further_lines() -> None:
+def test_details_that_do_not_fit_are_on_further_lines() -> None:
     details = ["a-model-with-a-long-name", "? → 1,234 tokens", "$0.50", "first chunk 250 ms", "length, stop"]
     spans = [summary("call", 1, details=details), summary("POST", 2, 1, details=["http://" + 40 * "x"])]
     assert format_trees(spans, width=50) == [
@@ -106,12 +106,12 @@ def test_wide_characters_keep_the_columns_aligned() -> None:
     assert [display_width(line) for line in format_trees(spans)] == [22, 22, 22]
 
 
-def test_wide_characters_are_cut_at_their_width() -> None:
+def test_wide_characters_are_truncated_by_their_width() -> None:
     assert format_trees([summary(40 * "天", 1)], width=49) == [19 * "天" + "…    2.0 ms"]
     assert format_trees([summary(40 * "天", 1)], width=50) == [19 * "天" + "…     2.0 ms"]
 
 
-def test_many_siblings_are_cut_and_counted() -> None:
+def test_many_siblings_are_truncated_and_counted() -> None:
     spans = [summary("root", 1), *(summary("call", i, 1) for i in range(2, 119))]
     lines = format_trees(spans, max_rows=22)
     assert len(lines) == 22
@@ -120,7 +120,7 @@ def test_many_siblings_are_cut_and_counted() -> None:
     assert len(format_trees(spans)) == 118
 
 
-def test_cut_tree_keeps_its_shape_and_counts_all_spans_and_failures_left_out() -> None:
+def test_truncated_tree_keeps_its_shape_and_counts_all_omitted_spans_and_failures() -> None:
     spans = [summary("root", 0)]
     for turn in range(1, 11):
         spans += [summary(f"turn {turn}", 10 * turn, 0)]
@@ -139,7 +139,7 @@ def test_cut_tree_keeps_its_shape_and_counts_all_spans_and_failures_left_out() -
     ]
 
 
-def test_deep_tree_is_cut_at_half_of_the_line() -> None:
+def test_deep_tree_is_truncated_at_half_of_the_line() -> None:
     spans = [summary(f"level {i}", i, i - 1) for i in range(1, 3001)]
     lines = format_trees(spans, width=60)
     assert len(lines) == 12

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The instruments, as the GenAI metric conventions describe them."""
+"""The instruments, and their conformance to the GenAI metric conventions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BOUNDARIES = {
 def metrics(
     registry: ModelForgeRegistry, instrument: Callable[..., Emitted], metric_reader: InMemoryMetricReader
 ) -> dict[str, Any]:
-    """The metrics of a stream whose tokens are reported, by name."""
+    """The metrics of a stream with reported tokens, by name."""
     instrument()
     llm: Any = get_llm(registry)
     list(llm.stream("Hi", stream_usage=True))
@@ -96,7 +96,7 @@ def test_open_streams_are_counted_up_and_down(metrics: dict[str, Any]) -> None:
     assert [point.value for point in data.data_points] == [0]
 
 
-def test_a_value_that_a_view_is_made_for_is_not_high_in_cardinality(metrics: dict[str, Any]) -> None:
+def test_metrics_have_only_attributes_of_low_cardinality(metrics: dict[str, Any]) -> None:
     allowed = {
         "gen_ai.operation.name",
         "gen_ai.provider.name",
@@ -111,7 +111,7 @@ def test_a_value_that_a_view_is_made_for_is_not_high_in_cardinality(metrics: dic
             assert set(point.attributes) <= allowed
 
 
-def test_it_is_available_while_traces_or_metrics_are_recorded(
+def test_telemetry_is_available_while_traces_or_metrics_are_recorded(
     tracer_provider: TracerProvider, meter_provider: MeterProvider
 ) -> None:
     configuration = Configuration()
@@ -120,7 +120,7 @@ def test_it_is_available_while_traces_or_metrics_are_recorded(
     assert not Telemetry(configuration, tracer_provider=NoOpTracerProvider()).is_available()
 
 
-def test_what_is_set_active_is_what_models_report_to() -> None:
+def test_models_report_to_the_active_telemetry() -> None:
     telemetry = Telemetry(Configuration())
     set_active_telemetry(telemetry)
     assert active_telemetry() is telemetry
@@ -128,7 +128,7 @@ def test_what_is_set_active_is_what_models_report_to() -> None:
     assert active_telemetry() is None
 
 
-def test_callbacks_made_by_hand_share_the_telemetry_of_their_providers(
+def test_callbacks_created_by_hand_share_the_telemetry_of_their_providers(
     tracer_provider: TracerProvider, meter_provider: MeterProvider
 ) -> None:
     shared = standalone_telemetry(tracer_provider, meter_provider)
@@ -146,7 +146,7 @@ def test_the_telemetry_of_a_few_pairs_of_providers_is_kept() -> None:
 
 @dataclass
 class PlainTracerProvider(TracerProviderInterface):
-    """A plain dataclass with slots: without a hash, without weak references, and equal to another by its fields."""
+    """A plain dataclass with slots: without a hash, without weak references, and equal to others with equal fields."""
 
     __slots__ = ("provider",)
     provider: TracerProvider
@@ -187,7 +187,7 @@ def test_providers_need_neither_a_hash_nor_weak_references(
     assert (metric.name, metric.data.data_points[0].sum) == ("gen_ai.client.operation.duration", 0.5)
 
 
-def test_providers_that_equal_each_other_are_told_apart(
+def test_providers_that_equal_each_other_are_distinguished(
     tracer_provider: TracerProvider, meter_provider: MeterProvider
 ) -> None:
     pairs = [(PlainTracerProvider(tracer_provider), PlainMeterProvider(meter_provider)) for _ in range(2)]
@@ -208,7 +208,7 @@ def test_providers_that_equal_each_other_are_told_apart(
         ("EVENT_ONLY", {}, False),
     ],
 )
-def test_the_text_of_errors_is_told_if_it_is_asked_for_or_spans_have_content(
+def test_error_messages_are_recorded_if_requested_or_if_spans_have_content(
     capture: str | None, options: dict[str, Any], full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if capture is not None:
@@ -216,5 +216,5 @@ def test_the_text_of_errors_is_told_if_it_is_asked_for_or_spans_have_content(
     assert Telemetry(Configuration(**options)).full_errors is full
 
 
-def test_without_a_receiver_of_content_nobody_is_asked() -> None:
+def test_without_a_receiver_of_content_no_content_is_captured() -> None:
     assert Telemetry(Configuration()).content is None

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Untyped values become checked ones, or nothing."""
+"""Conversion of untyped values to checked ones, or to nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from opentelemetry_instrumentation_modelforge.values import NOTHING, count, enco
 
 
 class Loud(str):
-    """A string that shows itself otherwise."""
+    """A string with a different representation."""
 
     def __str__(self) -> str:
         return "loud"
@@ -52,11 +52,11 @@ def test_any_text_can_be_encoded_afterwards(text: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_a_text_without_surrogates_is_the_same(text: str) -> None:
+def test_a_text_without_surrogates_is_not_changed(text: str) -> None:
     assert encodable(text) == text
 
 
-def test_a_subclass_of_a_string_becomes_a_plain_one() -> None:
+def test_an_instance_of_a_string_subclass_becomes_a_plain_string() -> None:
     assert type(encodable(Loud("quiet"))) is str
     assert encodable(Loud("quiet")) == "quiet"
 
@@ -92,12 +92,12 @@ def test_the_name_of_a_model_has_few_words(value: object, expected: str | None) 
 
 
 @pytest.mark.parametrize("value", [0, 1, -1, 2**63 - 1, -(2**63)])
-def test_an_integer_of_64_bits_is_one(value: int) -> None:
+def test_a_64_bit_integer_is_an_integer(value: int) -> None:
     assert integer(value) == value
 
 
 @pytest.mark.parametrize("value", [True, False, 2**63, -(2**63) - 1, 1.0, "1", None, Decimal(1)])
-def test_what_is_no_integer_of_64_bits_is_none(value: object) -> None:
+def test_a_value_that_is_not_a_64_bit_integer_is_none(value: object) -> None:
     assert integer(value) is None
 
 
@@ -107,7 +107,7 @@ def test_a_count_is_an_integer_from_zero(value: int) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 2**63, True, 1.0, "1", None, Number.ONE])
-def test_what_is_no_count_is_none(value: object) -> None:
+def test_a_value_that_is_not_a_count_is_none(value: object) -> None:
     assert count(value) is None
 
 
@@ -122,17 +122,17 @@ def test_a_price_is_a_float(value: Any) -> None:
     [-1, -0.1, True, "1", math.inf, math.nan, None, 10**400, Decimal("sNaN"), Decimal("Infinity"), Fraction(1, 2)],
     ids=lambda value: repr(value)[:20],
 )
-def test_what_is_no_price_is_none(value: object) -> None:
+def test_a_value_that_is_not_a_price_is_none(value: object) -> None:
     assert price(value) is None
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, {}, UserDict(a=1)])
-def test_a_mapping_is_itself(value: object) -> None:
+def test_a_mapping_is_not_changed(value: object) -> None:
     assert mapping(value) is value
 
 
 @pytest.mark.parametrize("value", [None, [], [("a", 1)], "a", 1, object()])
-def test_what_is_no_mapping_is_empty(value: object) -> None:
+def test_a_value_that_is_not_a_mapping_becomes_empty(value: object) -> None:
     assert mapping(value) is NOTHING
     assert NOTHING == {}
 

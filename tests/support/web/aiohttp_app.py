@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The service of ``flask_app`` in aiohttp: ``python aiohttp_app.py PORT``."""
+"""The service of ``flask_app`` in aiohttp, started with ``python aiohttp_app.py PORT``."""
 
 from __future__ import annotations
 

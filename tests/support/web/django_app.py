@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The service of ``flask_app`` in Django, for WSGI and for ASGI."""
+"""The service of ``flask_app`` in Django, for WSGI and ASGI."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright The opentelemetry-instrumentation-modelforge Authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A chat service in Flask. Its streams start in the view, or later."""
+"""A chat service in Flask whose streams start in the view or later."""
 
 from __future__ import annotations
 
