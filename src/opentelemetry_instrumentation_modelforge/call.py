@@ -22,7 +22,7 @@ from langchain_core.outputs import LLMResult
 from opentelemetry.context import Context, create_key, get_current
 
 from .dropped import end_soon, start_thread
-from .ending import Ending
+from .ending import Ending, Outcome
 from .model import Model
 from .providers import Answer
 from .request import Request
@@ -103,14 +103,14 @@ class Call(ABC):
         :param llm_output: the ``llm_output`` of LangChain's result.
         :param result: the argument of the response hook, if LangChain has created one.
         """
-        self._close(Ending("completed", generations, llm_output, result=result))
+        self._close("completed", generations, llm_output, result=result)
 
     def close(self, generations: Sequence[object] = ()) -> None:
         """End the call as a stream that its consumer closed.
 
         :param generations: the part of the stream that arrived before.
         """
-        self._close(Ending("closed", generations))
+        self._close("closed", generations)
 
     def fail(self, error: BaseException, generations: Sequence[object] = ()) -> None:
         """End the call with ``error``.
@@ -121,9 +121,7 @@ class Call(ABC):
             # A generator or a coroutine was destroyed while it waited.
             self.drop(generations)
         else:
-            self._close(
-                Ending("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error)
-            )
+            self._close("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error)
 
     def drop(self, generations: Sequence[object] = ()) -> None:
         """Schedule the end of the call, as a stream that is dropped now.
@@ -141,14 +139,22 @@ class Call(ABC):
 
     def abandon(self) -> None:
         """End the call because its stream was dropped, or because the process ends."""
-        self._close(Ending("abandoned" if self._dropped_at is None else "closed", self._dropped_generations))
+        self._close("abandoned" if self._dropped_at is None else "closed", self._dropped_generations)
 
-    def _close(self, ending: Ending) -> None:
+    def _close(
+        self,
+        outcome: Outcome,
+        generations: Sequence[object],
+        llm_output: object = None,
+        *,
+        error: BaseException | None = None,
+        result: LLMResult | None = None,
+    ) -> None:
         claim = object()
         try:
             if id(self) in open_calls and self._claims.setdefault("end", claim) is claim:
                 open_calls.pop(id(self), None)
-                self._finish(ending)
+                self._finish(Ending(outcome, generations, llm_output, error, result))
                 # It keeps the model's client alive, and a log record keeps the context with this call.
                 self.answer = _SPENT
         except BaseException:

@@ -181,12 +181,12 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             with _END_GUARD:
                 # A stream has two: the part that arrived, and the error. Any other call has only the error.
                 generations = _generations(kwargs.get("response"))
-                brought = generations[0] if len(generations) > 1 else ()
+                received = generations[0] if len(generations) > 1 else ()
                 if isinstance(error, GeneratorExit) and current_call() is call:
                     # Raised in a step of the stream, and therefore by its consumer.
-                    call.close(brought)
+                    call.close(received)
                 else:
-                    call.fail(error, brought)
+                    call.fail(error, received)
             _unframed_calls.pop(run_id, None)
 
     def _start(
@@ -225,7 +225,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         if type(self) is OpenTelemetryCallback:
             call.handler = self
         if frame is not None:
-            frame.adopt(call)
+            frame.register(call)
             call.start()
             frame.enter(call)
             return

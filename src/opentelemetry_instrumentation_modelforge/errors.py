@@ -128,7 +128,7 @@ def _describe(error: BaseException, writer: "_Writer") -> ErrorDescription:
     if not facts:
         # An APIConnectionError explains nothing; the ConnectionRefusedError or at least the ReadError behind it does.
         caused = 1 if len(chain) > 1 and chain[1][1] == _CAUSE else None
-        origin = next((index for index, told in enumerate(summaries) if told), caused)
+        origin = next((index for index, summary in enumerate(summaries) if summary), caused)
         if origin is not None:
             message = f"{kind} ({summaries[origin].line(error_type(chain[origin][0]))})"
     stacktrace = without_credentials("\n".join(writer.stack_lines(chain, summaries)), writer.secrets)
@@ -193,11 +193,11 @@ class _Writer:
         facts = safely(partial(_facts, error, self.secrets), _NO_FACTS)
         if not self._full or self._left <= 0:
             return facts
-        said = safely(partial(str, error), "<exception str() failed>")
-        said = without_secrets(said, self.secrets, self._left)
-        said = said.encode()[: self._left].decode(errors="ignore")
-        self._left -= len(said.encode())
-        return _Facts("" if facts.brief in said else facts.brief, facts.details, said)
+        own_text = safely(partial(str, error), "<exception str() failed>")
+        own_text = without_secrets(own_text, self.secrets, self._left)
+        own_text = own_text.encode()[: self._left].decode(errors="ignore")
+        self._left -= len(own_text.encode())
+        return _Facts("" if facts.brief in own_text else facts.brief, facts.details, own_text)
 
     def stack_lines(self, chain: Sequence[tuple[BaseException, str]], summaries: Sequence[_Facts]) -> Iterator[str]:
         """Yield the lines of a stack trace in Python's format, starting with the first cause."""
@@ -300,7 +300,7 @@ def _api_facts(error: BaseException, modules: set[str], names: set[str], secrets
     labels = [_label(value, secrets) for value in (label, *map(fields.get, ("code", "status", "type")))]
     known = list(dict.fromkeys(found for found in labels if found is not None and found != str(status)))
     param = _matching(_PARAMETER, fields.get("param"), secrets)
-    told = (
+    parts = (
         None if status is None else str(status),
         known[0] if known else None,
         _matching(_REASON, reason, secrets),
@@ -308,7 +308,7 @@ def _api_facts(error: BaseException, modules: set[str], names: set[str], secrets
     )
     request_id = _matching(_REQUEST_ID, getattr(error, "request_id", None), secrets, random=True)
     details = [f"type={name}" for name in known[1:]] + ([f"request_id={request_id}"] if request_id else [])
-    return _Facts(" ".join(filter(None, told)), ", ".join(details))
+    return _Facts(" ".join(filter(None, parts)), ", ".join(details))
 
 
 def _statuses(error: BaseException, names: set[str], modules: set[str]) -> Iterator[object]:

@@ -70,7 +70,7 @@ class Frame:
         """Return the call that the frame has started for this run."""
         raise NotImplementedError
 
-    def adopt(self, call: Call) -> None:
+    def register(self, call: Call) -> None:
         """Take over a call that is about to start. It is ended if an exception leaves the frame."""
         raise NotImplementedError
 
@@ -154,7 +154,7 @@ class _GenerateFrame(Frame):
                 return call
         return None
 
-    def adopt(self, call: Call) -> None:
+    def register(self, call: Call) -> None:
         self._calls.append(call)
 
 

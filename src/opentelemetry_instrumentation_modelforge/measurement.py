@@ -59,19 +59,19 @@ if hasattr(os, "register_at_fork"):
 class Collections:
     """A record of whether the readers of one meter provider notify this module when they collect."""
 
-    __slots__ = ("told",)
+    __slots__ = ("notified",)
 
     def __init__(self, meter_provider: MeterProvider, meter: Meter) -> None:
         # The SDK's readers collect, and do so once more at shutdown. Any other provider must have collected before
         # measurements wait for it.
-        self.told = type(meter_provider).__module__.startswith("opentelemetry.sdk.metrics")
+        self.notified = type(meter_provider).__module__.startswith("opentelemetry.sdk.metrics")
         with _HOOK_GUARD:
             # OpenTelemetry has no other way to detect a collection. The gauge observes nothing, so no such metric
             # appears. The SDK keeps the first gauge of a name, which serves all.
             meter.create_observable_gauge("modelforge.client.measurements", [self._collect])
 
     def _collect(self, options: CallbackOptions) -> Iterable[Observation]:
-        self.told = True
+        self.notified = True
         record_waiting()
         return ()
 
@@ -150,7 +150,7 @@ class Instrument:
         :param attributes: kept, so they must not change.
         :param span: the context of the span that an exemplar refers to; the span itself is not kept.
         """
-        if not self._collections.told:
+        if not self._collections.notified:
             self.record_now(value, attributes, _exemplar_context(span))
             return
         if len(_waiting) >= MOST_WAITING:
@@ -162,7 +162,7 @@ class Instrument:
 
         An interrupt that comes while measurements wait leaves each value either in ``values`` or recorded.
         """
-        if not self._collections.told:
+        if not self._collections.notified:
             for value in values:
                 self.record_now(value, attributes, _exemplar_context(span))
             return
@@ -219,7 +219,7 @@ class Series:
         if self._last_collection is not _last_collection:
             self._last_collection = _last_collection
             self._waiting = 0
-        if not self._collections.told or self._waiting >= MOST_BLOCKS_OF_STREAM:
+        if not self._collections.notified or self._waiting >= MOST_BLOCKS_OF_STREAM:
             _record_block(*block)
             return
         self._waiting += 1

@@ -132,13 +132,13 @@ class ModelIdentity:
 
     def modelforge_attributes(self) -> dict[str, AttributeValue]:
         """Return the attributes with ModelForge's own names."""
-        return self._told(
+        return self._without_credentials(
             {MODELFORGE_PROVIDER: self.provider, MODELFORGE_MODEL: self.model, MODELFORGE_LLM_TYPE: self.llm_type}
         )
 
     def inference_attributes(self) -> dict[str, AttributeValue]:
         """Return the conventions' attributes, whose cardinality is low enough for metrics."""
-        return self._told(
+        return self._without_credentials(
             {
                 gen_ai.GEN_AI_PROVIDER_NAME: provider_name(self.provider),
                 gen_ai.GEN_AI_REQUEST_MODEL: self.api_model or self.model,
@@ -147,7 +147,7 @@ class ModelIdentity:
             }
         )
 
-    def _told(self, values: Mapping[str, str | int | None]) -> dict[str, AttributeValue]:
+    def _without_credentials(self, values: Mapping[str, str | int | None]) -> dict[str, AttributeValue]:
         # A key may have been entered in place of a name. A short one may be a placeholder for a server without keys,
         # and equal to a real name.
         secrets = tuple(secret for secret in self.secrets if len(secret) >= _SHORTEST_KEY)

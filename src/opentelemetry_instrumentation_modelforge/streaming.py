@@ -60,7 +60,7 @@ class _StreamFrame(Frame):
         # Usually the same object, and comparing UUIDs takes several times as long.
         return call if call is not None and (call.run_id is run_id or call.run_id == run_id) else None
 
-    def adopt(self, call: Call) -> None:
+    def register(self, call: Call) -> None:
         if self.call is None:
             self.call = call
 

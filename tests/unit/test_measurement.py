@@ -229,7 +229,7 @@ def test_exemplars_are_the_same_as_without_waiting(
 def test_each_value_that_the_instrument_accepts_is_recorded(
     collections: Collections, record: Recorder, asked: bool
 ) -> None:
-    collections.told = asked
+    collections.notified = asked
     values = iter((1, 2, 3))
     instrument = Instrument(record, collections)
     instrument.record_each(islice(values, 1), ATTRIBUTES, INVALID_SPAN_CONTEXT)

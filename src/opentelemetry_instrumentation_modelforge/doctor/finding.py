@@ -46,9 +46,9 @@ class Finding:
         secrets = tuple(secrets)
         return replace(
             self,
-            detail=_told(self.detail, secrets),
-            remedy=_told(self.remedy, secrets),
-            data=cast("Mapping[str, object]", _members_told(self.data, secrets)),
+            detail=_redacted(self.detail, secrets),
+            remedy=_redacted(self.remedy, secrets),
+            data=cast("Mapping[str, object]", _redacted_members(self.data, secrets)),
         )
 
 
@@ -103,16 +103,16 @@ class Diagnosis:
         return [name for name, finding in self.findings.items() if finding.state is state]
 
 
-def _told(text: str, secrets: tuple[str, ...]) -> str:
+def _redacted(text: str, secrets: tuple[str, ...]) -> str:
     return without_random_words(without_credentials(text, secrets))
 
 
-def _members_told(value: object, secrets: tuple[str, ...]) -> object:
+def _redacted_members(value: object, secrets: tuple[str, ...]) -> object:
     if isinstance(value, str):
-        return _told(value, secrets)
+        return _redacted(value, secrets)
     if isinstance(value, Mapping):
         members = cast("Mapping[str, object]", value)
-        return {_told(key, secrets): _members_told(member, secrets) for key, member in members.items()}
+        return {_redacted(key, secrets): _redacted_members(member, secrets) for key, member in members.items()}
     if isinstance(value, list | tuple):
-        return [_members_told(member, secrets) for member in cast("list[object]", value)]
+        return [_redacted_members(member, secrets) for member in cast("list[object]", value)]
     return value

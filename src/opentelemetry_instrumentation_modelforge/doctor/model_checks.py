@@ -78,10 +78,10 @@ def streams(process: Process) -> Finding:
     """Check whether streams will have the provider's token counts."""
     compatible = process.providers_of_type("openai_compatible")
     never = process.providers_of_type("github_copilot")
-    asked = process.configuration.stream_usage
-    data: dict[str, object] = {"stream_usage": asked, "estimated": [*([] if asked else compatible), *never]}
+    requested = process.configuration.stream_usage
+    data: dict[str, object] = {"stream_usage": requested, "estimated": [*([] if requested else compatible), *never]}
     lines = [f"{listed(never)} never reports tokens of streams: they are estimated"] if never else []
-    if compatible and not asked:
+    if compatible and not requested:
         lines.insert(0, f"streams of {listed(compatible)} have estimated tokens, unless the application asks for usage")
         return warning("\n".join(lines), "export OTEL_PYTHON_MODELFORGE_STREAM_USAGE=true", data=data)
     return ok("\n".join(lines) or "streams of the configured providers have usage", data=data)

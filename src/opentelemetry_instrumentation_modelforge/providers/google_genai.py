@@ -112,9 +112,9 @@ class _Answer(Answer):
     def add_chunk(self, chunk: object) -> None:
         if self._last is not None:
             return
-        said = mapping(getattr(chunk, "generation_info", None))
-        self._chunk_reason = short_text(said.get("finish_reason")) or self._chunk_reason
-        self._chunk_model = model_name(said.get("model_name")) or self._chunk_model
+        info = mapping(getattr(chunk, "generation_info", None))
+        self._chunk_reason = short_text(info.get("finish_reason")) or self._chunk_reason
+        self._chunk_model = model_name(info.get("model_name")) or self._chunk_model
         usage = mapping(getattr(getattr(chunk, "message", None), "usage_metadata", None))
         # The input of the last chunk may be negative: Gemini corrects its count.
         if usage:

@@ -30,20 +30,20 @@ def read_result(generations: Sequence[object], llm_output: object, chunks: Respo
     output = mapping(llm_output)
     message = getattr(generations[0], "message", None) if generations else None
     metadata = [_metadata(generation) for generation in generations]
-    said = {**metadata[0], **output} if metadata else output
+    merged = {**metadata[0], **output} if metadata else output
     usage = mapping(getattr(message, "usage_metadata", None))
     # Some integrations keep the provider's own object there, which contains more than LangChain's.
-    token_usage = mapping(said.get("token_usage"))
+    token_usage = mapping(merged.get("token_usage"))
     # langchain-core marks a cached message with a total_cost of 0; no provider's count has that field.
     cached = usage.get("total_cost") == 0
     return Response(
-        short_text(said.get("id")) or _message_id(message),
-        chunks.model or model_name(said.get("model_name") or said.get("model")),
+        short_text(merged.get("id")) or _message_id(message),
+        chunks.model or model_name(merged.get("model_name") or merged.get("model")),
         chunks.finish_reasons or tuple(filter(None, map(_finish_reason, metadata))),
-        None if cached else chunks.usage or read_usage(token_usage) or read_usage(usage) or _usage_of_ollama(said),
+        None if cached else chunks.usage or read_usage(token_usage) or read_usage(usage) or _usage_of_ollama(merged),
         read_price(token_usage) if token_usage and not cached else None,
-        short_text(said.get("service_tier")),
-        short_text(said.get("system_fingerprint")),
+        short_text(merged.get("service_tier")),
+        short_text(merged.get("system_fingerprint")),
         cached,
     )
 

@@ -182,7 +182,7 @@ class OpenAIAnswer(Answer):
         """Take LangChain's chunk, unless raw chunks are read."""
         if self._seen:
             return
-        if (said := getattr(chunk, "generation_info", None)) and (info := mapping(said)):
+        if (attached := getattr(chunk, "generation_info", None)) and (info := mapping(attached)):
             self._model = self._model or info.get("model_name")
             self._tier = info.get("service_tier") or self._tier
             self._fingerprint = info.get("system_fingerprint") or self._fingerprint
@@ -271,9 +271,9 @@ def _is_not_of_a_chat(body: Mapping[str, object]) -> bool:
 
 def _error_code(error: object) -> str:
     """Return the error's code or type if it is short and low in cardinality, else a general value."""
-    said = fields(error)
+    members = fields(error)
     for name in ("code", "type"):
-        code = said.get(name)
+        code = members.get(name)
         if type(code) in (int, str) and code != "error" and _CODE.fullmatch(str(code)):
             return str(code)
     return ERROR_RESPONSE
