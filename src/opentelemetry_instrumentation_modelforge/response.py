@@ -9,6 +9,7 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as ge
 from opentelemetry.util.types import AttributeValue
 
 from .semconv import (
+    GEN_AI_REQUEST_PREVIOUS_RESPONSE_ID,
     GEN_AI_USAGE_AUDIO_INPUT_TOKENS,
     GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
     GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
@@ -71,6 +72,8 @@ class Response(NamedTuple):
     """A value for ``error.type``, if an answer without an HTTP error reports that the call failed."""
     api_type: str | None = None
     """The OpenAI API that the answer came from: ``chat_completions`` or ``responses``."""
+    previous_response_id: str | None = None
+    """The response that this one continues. LangChain can choose it after the start of the call."""
 
     def attributes(self) -> dict[str, AttributeValue]:
         """Return the response attributes of the inference span, omitting unknown ones."""
@@ -102,5 +105,6 @@ _RESPONSE_ATTRIBUTES: Final = (
     MODELFORGE_RESPONSE_CACHED,
     None,
     OPENAI_API_TYPE,
+    GEN_AI_REQUEST_PREVIOUS_RESPONSE_ID,
 )
 """By position. ``Usage`` provides its own attributes, and the call's ending those of the cost and of the error."""

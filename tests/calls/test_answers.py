@@ -715,6 +715,18 @@ def test_the_responses_api_has_the_same_telemetry(
     )
 
 
+@pytest.mark.skipif(not at_least("langchain-openai", "0.3.26"), reason="does not choose the previous response")
+@pytest.mark.parametrize("mode", MODES)
+def test_the_previous_response_that_langchain_chooses_is_recorded(
+    served: Callable[..., Any], instrumented: Telemetry, mode: str
+) -> None:
+    answer = response([TEXT], previous_response_id="resp_8f")
+    llm = served(Reply(body=answer, events=response_events(answer)))
+    llm.use_responses_api = llm.use_previous_response_id = True
+    ask(llm, mode)
+    Seen(instrumented).check({"gen_ai.response.id": "resp_9a", "gen_ai.request.previous_response.id": "resp_8f"})
+
+
 @pytest.mark.skipif(not at_least("langchain-openai", "0.3.9"), reason="has no Responses API")
 @pytest.mark.parametrize("mode", STREAMS)
 def test_a_response_that_fails_in_its_stream_is_not_completed(

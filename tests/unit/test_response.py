@@ -31,6 +31,7 @@ FULL = Response(
     cached=True,
     error="server_error",
     api_type="chat_completions",
+    previous_response_id="resp_1",
 )
 
 
@@ -65,6 +66,7 @@ def test_the_attributes_of_a_response() -> None:
         "openai.response.service_tier": "flex",
         "openai.response.system_fingerprint": "fp_1",
         "openai.api.type": "chat_completions",
+        "gen_ai.request.previous_response.id": "resp_1",
         "gen_ai.usage.input_tokens": 11,
         "gen_ai.usage.output_tokens": 7,
     }

@@ -308,6 +308,7 @@ def _responses_api(response: Mapping[str, object], error: object) -> Response:
         service_tier=short_text(response.get("service_tier")),
         error=_error_code(error) if error or status == "failed" else None,
         api_type=OPENAI_API_TYPE_RESPONSES,
+        previous_response_id=short_text(response.get("previous_response_id")),
     )
 
 
