@@ -66,6 +66,7 @@ class ModelForgeInstrumentor(BaseInstrumentor):
 
     def _uninstrument(self, **kwargs: Any) -> None:
         with _lock:
+            REGISTRY_IMPORT.clear()
             installation, type(self)._installation = self._installation, None
             if installation is not None:
                 installation.undo()

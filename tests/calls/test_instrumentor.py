@@ -10,6 +10,7 @@ import functools
 import gc
 import importlib
 import logging
+import pickle
 import subprocess
 import sys
 import sysconfig
@@ -34,7 +35,7 @@ from packaging.requirements import Requirement
 from wrapt import wrap_function_wrapper
 
 import opentelemetry_instrumentation_modelforge as package
-from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor, instrumentor
+from opentelemetry_instrumentation_modelforge import ModelForgeInstrumentor, OpenTelemetryCallback, instrumentor
 from opentelemetry_instrumentation_modelforge.telemetry import active_telemetry
 from support.calls import MODEL_SPAN
 from support.models import get_llm, write_config
@@ -416,6 +417,23 @@ def test_uninstrumenting_before_the_import_releases_the_providers(not_imported: 
     gc.collect()
     assert dropped() is None
     not_imported()
+
+
+def test_unpickling_a_callback_imports_modelforge_only_while_instrumented(
+    not_imported: Callable[[], ModuleType], instrument: Instrument
+) -> None:
+    callback = OpenTelemetryCallback("openai", "gpt-4o-mini")
+    callback.injected = True
+    pickled = pickle.dumps(callback)
+    pickle.loads(pickled)
+    assert REGISTRY not in sys.modules
+    instrument()
+    ModelForgeInstrumentor().uninstrument()
+    pickle.loads(pickled)
+    assert REGISTRY not in sys.modules
+    instrument()
+    pickle.loads(pickled)
+    assert REGISTRY in sys.modules
 
 
 def test_two_threads_that_instrument_simultaneously_wrap_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
