@@ -7,10 +7,11 @@ from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final, NamedTuple, cast
 
-from opentelemetry.context import Context, attach, create_key, detach, get_current, set_value
+from opentelemetry.context import Context, attach, create_key, get_current, set_value
 from opentelemetry.util.types import AttributeValue
 
 from .option_types import check_attributes, shown
+from .scope import restore
 
 _KEY: Final = create_key("opentelemetry_instrumentation_modelforge.block_attributes")
 
@@ -60,7 +61,7 @@ def _attached(block: BlockAttributes) -> Generator[None]:
     try:
         yield
     finally:
-        detach(token)
+        restore(token)
 
 
 def current_block(context: Context | None = None) -> BlockAttributes:

@@ -17,6 +17,7 @@ from asyncio import CancelledError
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Final
+from uuid import UUID
 
 from langchain_core.outputs import LLMResult
 from opentelemetry.context import Context, create_key, get_current
@@ -29,6 +30,7 @@ from .request import Request
 
 CALL_KEY: Final = create_key("opentelemetry_instrumentation_modelforge.call")
 
+_FORGOTTEN: Final = Request(UUID(int=0), ())
 _SPENT: Final = Answer()
 
 open_calls: Final[dict[int, "Call"]] = {}
@@ -117,25 +119,26 @@ class Call(ABC):
 
         :param generations: the part of a stream that arrived before.
         """
-        if isinstance(error, GeneratorExit):
-            # A generator or a coroutine was destroyed while it waited.
+        if isinstance(error, GeneratorExit) or self._dropped_at is not None:
+            # A generator or a coroutine was destroyed while it waited, or the event loop that closes it is stopped.
             self.drop(generations)
         else:
             self._close("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error)
 
-    def drop(self, generations: Sequence[object] = ()) -> None:
+    def drop(self, generations: Sequence[object] = (), grace: float = 0.0) -> None:
         """Schedule the end of the call, as a stream that is dropped now.
 
         This runs in destructors, possibly inside a garbage collection that has interrupted code that holds a lock. It
         therefore takes no lock and emits nothing.
 
-        :param generations: the part of the stream that arrived before.
+        :param generations: the part of the stream that arrived before. It may be passed later, in a second call.
+        :param grace: seconds to wait for that part.
         """
+        self._dropped_generations = self._dropped_generations or generations
         if self._dropped_at is None:
-            self._dropped_generations = generations
             self._dropped_at = perf_counter()
         if id(self) in open_calls:
-            end_soon(self.abandon)
+            end_soon(self.abandon, grace)
 
     def abandon(self) -> None:
         """End the call because its stream was dropped, or because the process ends."""
@@ -155,8 +158,9 @@ class Call(ABC):
             if id(self) in open_calls and self._claims.setdefault("end", claim) is claim:
                 open_calls.pop(id(self), None)
                 self._finish(Ending(outcome, generations, llm_output, error, result))
-                # It keeps the model's client alive, and a log record keeps the context with this call.
-                self.answer = _SPENT
+                # A copied context, or a log record's, may keep this call, which must keep neither the prompt nor the
+                # model's client, nor its own context, since that would be a reference cycle.
+                self._request, self.answer, self.context = _FORGOTTEN, _SPENT, None
         except BaseException:
             # An interrupt: the guards let nothing else pass.
             if self._claims.get("end") is claim:

@@ -9,22 +9,29 @@ A destructor may run inside a garbage collection, and so inside code that holds 
 
 import os
 import queue
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Thread
-from typing import Final
+from typing import Final, TypeAlias
 
 from .otel_utils import Guard
 
 _END_GUARD: Final = Guard("ending a dropped stream")
 
-_ends = queue.SimpleQueue[Callable[[], None]]()
+_End: TypeAlias = tuple[float, Callable[[], None]]
+"""When to end a call, on the monotonic clock, and how."""
+
+_ends = queue.SimpleQueue[_End]()
 _running = False
 
 
-def end_soon(end: Callable[[], None]) -> None:
-    """Schedule ``end`` to be called soon in another thread."""
-    _ends.put(end)
+def end_soon(end: Callable[[], None], grace: float = 0.0) -> None:
+    """Schedule ``end`` to be called soon in another thread, in the order of these calls.
+
+    :param grace: seconds to wait first.
+    """
+    _ends.put((time.monotonic() + grace, end))
 
 
 def start_thread() -> None:
@@ -33,7 +40,7 @@ def start_thread() -> None:
     if not _running:
         # gevent may have patched the module since: waiting on the original queue would block every greenlet.
         if not isinstance(_ends, queue.SimpleQueue):  # pyright: ignore[reportUnnecessaryIsInstance]
-            waiting, _ends = _ends, queue.SimpleQueue[Callable[[], None]]()
+            waiting, _ends = _ends, queue.SimpleQueue[_End]()
             while not waiting.empty():
                 _ends.put(waiting.get())
         # Without a thread, as during interpreter shutdown, the calls are ended at exit.
@@ -44,7 +51,9 @@ def start_thread() -> None:
 
 def _end_each() -> None:
     while True:
-        end = _ends.get()
+        due, end = _ends.get()
+        # Through the module, because gevent may have patched the function.
+        time.sleep(max(0.0, due - time.monotonic()))
         with _END_GUARD:
             end()
         # Otherwise the last call would be kept alive until the next one.
@@ -53,7 +62,7 @@ def _end_each() -> None:
 
 def _forget() -> None:
     global _ends, _running  # noqa: PLW0603
-    _ends = queue.SimpleQueue[Callable[[], None]]()
+    _ends = queue.SimpleQueue[_End]()
     _running = False
 
 

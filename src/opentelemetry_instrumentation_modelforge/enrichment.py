@@ -57,7 +57,8 @@ class Enrichment(Call):
             cost = self._publish(response)
             if cost is not None:
                 # The other instrumentation has no such metric.
-                attributes = self._model.metric_attributes_of(self._request, self._caller)
+                base = self._model.metric_attributes_of(self._request, self._caller)
+                attributes = self._model.metric_attribute_sets(base, response.model).call
                 span = get_current_span(self._caller).get_span_context()
                 self._model.telemetry.cost.record(cost, attributes, span)
 

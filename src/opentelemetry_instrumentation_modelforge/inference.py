@@ -8,7 +8,6 @@ from itertools import islice
 from sys import exception
 from time import perf_counter, time_ns
 from typing import Final
-from uuid import UUID
 
 from langchain_core.language_models import BaseChatModel
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -38,7 +37,6 @@ from .telemetry import Telemetry
 
 _EMPTY: Final = Response()
 _UNREPORTED: Final = Usage()
-_FORGOTTEN: Final = Request(UUID(int=0), ())
 
 # The keys of OpenTelemetry's suppress_instrumentation, which an interrupt can keep from restoring the context.
 _SUPPRESSED: Final = {_SUPPRESS_INSTRUMENTATION_KEY: True, "suppress_instrumentation": True}
@@ -182,6 +180,8 @@ class Inference(Call):
     def _finish(self, ending: Ending) -> None:
         now = perf_counter()
         end = now if self._dropped_at is None else self._dropped_at
+        # Hooks and the capture of content take their own time.
+        end_time = time_ns() - int((now - end) * 1e9)
         streaming = self._streaming
         response, cost = _EMPTY, None
         try:
@@ -199,9 +199,7 @@ class Inference(Call):
             with _RESPONSE_HOOK_GUARD:
                 response_hook(self.span, ending.llm_result())
         with _END_GUARD:
-            self.span.end(None if end == now else time_ns() - int((now - end) * 1e9))
-        # A context that was copied during the call keeps this object, and must not keep the prompt.
-        self._request = _FORGOTTEN
+            self.span.end(end_time)
         self._handled = self._seen = None
 
     def _abort(self) -> None:

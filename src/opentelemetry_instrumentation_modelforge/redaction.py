@@ -18,8 +18,13 @@ from .values import encodable
 
 REDACTED: Final = "[REDACTED]"
 
-# A secret shorter than this is a placeholder ("none", "x") whose letters occur in any text.
+# A secret shorter than this is a placeholder whose letters occur in any text.
 _SHORTEST_SECRET: Final = 4
+# What servers that need no key are given in its place.
+_PLACEHOLDERS: Final = frozenset(
+    "anything dummy empty fake lm-studio local no-key none not-needed null ollama placeholder test unused vllm".split()  # noqa: SIM905
+)
+_PLAIN_WORD: Final = re.compile(r"[A-Za-z_-]{4,15}")
 _LONGEST_SECRET: Final = 8192
 _MOST_HEADERS: Final = 128
 _MARGIN: Final = 4096
@@ -264,7 +269,13 @@ def _after_userinfo(url: str) -> str:
 @lru_cache(maxsize=64)
 def _own_pattern(secrets: tuple[str, ...]) -> re.Pattern[str] | None:
     spellings = {spelling for secret in secrets if secret for spelling in _spellings(encodable(secret))}
-    return re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True)))) if spellings else None
+    return re.compile("|".join(map(_literal, sorted(spellings, key=len, reverse=True)))) if spellings else None
+
+
+def _literal(spelling: str) -> str:
+    # A short word is also a part of other words.
+    is_word = _PLAIN_WORD.fullmatch(spelling) is not None
+    return rf"(?<![A-Za-z]){spelling}(?![A-Za-z])" if is_word else re.escape(spelling)
 
 
 def _spellings(secret: str) -> Iterator[str]:
@@ -321,5 +332,9 @@ def _userinfo(url: str) -> Iterator[str]:
 
 def worth_hiding(secrets: Iterable[object]) -> tuple[str, ...]:
     """Return the strings among ``secrets``, longest first, without placeholders."""
-    found = {secret for secret in secrets if isinstance(secret, str) and len(secret) >= _SHORTEST_SECRET}
+    found = {
+        secret
+        for secret in secrets
+        if isinstance(secret, str) and len(secret) >= _SHORTEST_SECRET and secret.lower() not in _PLACEHOLDERS
+    }
     return tuple(sorted(found, key=len, reverse=True))

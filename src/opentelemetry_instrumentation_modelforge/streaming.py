@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, Token
 from functools import wraps
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self
+from typing import Any, ClassVar, Final, ParamSpec, Self
 from uuid import UUID
 
 from opentelemetry.context import Context, attach, get_current
@@ -153,6 +153,9 @@ class _StreamProxy:
 
     __slots__ = ("__weakref__", "_frame", "_generator")
 
+    _grace: ClassVar[float] = 0.0
+    """Seconds in which LangChain may report the part of a dropped stream that arrived."""
+
     def __init__(self, generator: Any, model: object) -> None:
         self._generator = generator
         self._frame = _StreamFrame(model)
@@ -181,10 +184,10 @@ class _StreamProxy:
                 self._close_dropped(call)
             finally:
                 try:
-                    call.drop()
+                    call.drop(grace=self._grace)
                 except BaseException:
                     # Python swallows an interrupt in a destructor.
-                    call.drop()
+                    call.drop(grace=self._grace)
                     raise
 
     def _close_dropped(self, call: Call) -> None:
@@ -272,6 +275,8 @@ class AsyncStream(_StreamProxy):
     """The generator of ``astream``. The event loop closes a dropped one, in a task with a context of its own."""
 
     __slots__ = ()
+
+    _grace = 0.2
 
     def __aiter__(self) -> Self:
         return self

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import pickle
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -170,6 +171,21 @@ def test_an_error_in_a_block_propagates_and_the_context_is_restored() -> None:
     with pytest.raises(KeyError), telemetry_attributes(team="search"):
         raise KeyError
     assert get_current() is before
+
+
+def test_a_block_in_a_generator_that_is_closed_in_another_context_logs_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def generate() -> Iterator[int]:
+        with telemetry_attributes(team="search"):
+            yield 1
+
+    generator = generate()
+    assert contextvars.copy_context().run(next, generator) == 1
+    before = get_current()
+    generator.close()  # type: ignore[attr-defined]
+    assert get_current() is before
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import multiprocessing
 import pickle
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -29,7 +31,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import NoOpTracerProvider, SpanKind
 
 from opentelemetry_instrumentation_modelforge import OpenTelemetryCallback
-from support.calls import MODEL_SPAN, MODELS, STREAMS, ask
+from opentelemetry_instrumentation_modelforge.inference import Inference
+from support.calls import MODEL_SPAN, MODELS, MODES, STREAMS, ask
 from support.environment import COUNTS_REASONING
 from support.instant import InstantRegistry
 from support.models import OPENAI_KEY, get_llm
@@ -612,6 +615,31 @@ def test_the_response_hook_receives_the_span_and_the_result_before_the_span_ends
     assert isinstance(result, LLMResult)
     assert [[generation.text for generation in prompt] for prompt in result.generations] == [["Hello there friend"]]
     assert (telemetry.span(MODEL_SPAN).attributes or {})["hooked"] is True
+
+
+def test_the_time_that_hooks_take_is_not_the_calls(registry: ModelForgeRegistry, instrument: Instrument) -> None:
+    called: list[int] = []
+    telemetry = instrument(response_hook=lambda span, result: called.append(time.time_ns()))
+    get_llm(registry).invoke("Hi")
+    (called_at,) = called
+    assert (telemetry.span(MODEL_SPAN).end_time or 0) <= called_at
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_call_that_has_ended_is_released_without_a_garbage_collection(
+    registry: ModelForgeRegistry, instrument: Instrument, mode: str
+) -> None:
+    instrument()
+    llm = get_llm(registry)
+    ask(llm, mode)
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(found) is Inference for found in gc.get_objects())
+        ask(llm, mode)
+        assert sum(type(found) is Inference for found in gc.get_objects()) <= before
+    finally:
+        gc.enable()
 
 
 def test_the_response_hook_is_called_once_for_each_prompt(registry: ModelForgeRegistry, instrument: Instrument) -> None:

@@ -495,6 +495,22 @@ def test_an_async_stream_that_outlives_its_loop_is_closed_when_dropped(
     assert span.status.status_code is StatusCode.UNSET
 
 
+@pytest.mark.parametrize("wrap", [lambda llm: llm, lambda llm: llm.bind(stop=["!"]), chain])
+def test_an_async_stream_that_is_left_has_the_part_that_arrived(
+    instrumented: Telemetry, aecho: AsyncEchoModel, wrap: Callable[[Any], Any]
+) -> None:
+    async def leave() -> None:
+        async with aclosing(wrap(aecho).astream({"topic": "bears"} if wrap is chain else "bears")) as stream:
+            await anext(stream)
+
+    asyncio.run(leave())
+    await_dropped()
+    attributes = instrumented.span(MODEL_SPAN).attributes
+    assert attributes["modelforge.outcome"] == "closed"
+    assert attributes["modelforge.usage.estimated"] is True
+    assert attributes["gen_ai.usage.output_tokens"] == 1
+
+
 @pytest.mark.parametrize("entry", ["ainvoke", "astream"])
 def test_a_task_destroyed_while_it_waits_ends_its_call(
     instrumented: Telemetry, aecho: AsyncEchoModel, entry: str

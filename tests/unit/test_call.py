@@ -113,6 +113,14 @@ def test_a_call_that_is_dropped_twice_ends_as_after_the_first_drop(call: Recorde
     assert call.endings == [Ending("closed", ["a"])]
 
 
+@pytest.mark.parametrize("error", [GeneratorExit(), CancelledError()])
+def test_the_part_of_a_dropped_stream_may_be_reported_after_the_drop(call: Recorded, error: BaseException) -> None:
+    call.drop(grace=0.05)
+    call.fail(error, ["a"])
+    wait_for_dropped_calls()
+    assert call.endings == [Ending("closed", ["a"])]
+
+
 def test_ending_a_call_that_never_began_has_no_effect() -> None:
     call = Recorded()
     call.end([], None)

@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import ref
@@ -63,6 +64,15 @@ def test_calls_are_ended_in_the_order_they_were_dropped() -> None:
         end_soon(lambda number=number: ended.append(number))
     drain()
     assert ended == list(range(100))
+
+
+def test_a_call_with_a_grace_ends_after_it_and_before_those_dropped_later() -> None:
+    ended: list[str] = []
+    begun = time.monotonic()
+    end_soon(lambda: ended.append(f"after the grace: {time.monotonic() - begun >= 0.05}"), grace=0.05)
+    end_soon(lambda: ended.append("next"))
+    drain()
+    assert ended == ["after the grace: True", "next"]
 
 
 def test_a_destructor_that_runs_in_a_collection_can_drop_a_call() -> None:

@@ -89,6 +89,7 @@ def test_the_answer_and_its_price_are_added_to_the_others_span(
     # The other instrumentation emits the rest of the metrics.
     (name, (point,)), *others = metrics(metric_reader).items()
     assert (name, point.sum, others) == ("gen_ai.client.operation.cost", 0.25, [])
+    assert point.attributes["gen_ai.response.model"] == "m"
     assert span_exporter.get_finished_spans() == ()
     assert open_calls == {}
 

@@ -320,9 +320,15 @@ def test_secret_values_are_those_of_urls() -> None:
     assert secret_values(values) == ("user:pa/ss12", "hunter22", "pa/ss12")
 
 
-@pytest.mark.parametrize("placeholder", ["", "x", "key"])
+@pytest.mark.parametrize("placeholder", ["", "x", "key", "EMPTY", "lm-studio", "ollama", "none"])
 def test_a_placeholder_is_not_a_secret(placeholder: str) -> None:
     assert secret_values([SecretStr(placeholder)]) == ()
+
+
+def test_a_secret_that_is_a_word_is_not_removed_from_longer_words() -> None:
+    text = "swordfish, Swordfishes and a swordfish's SWORDFISH_1 (swordfishing)"
+    expected = "[REDACTED], Swordfishes and a [REDACTED]'s [REDACTED]_1 (swordfishing)"
+    assert without_credentials(text, ["swordfish"]) == expected
 
 
 def test_characters_that_cannot_be_encoded_are_replaced() -> None:
