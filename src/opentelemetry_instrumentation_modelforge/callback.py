@@ -130,34 +130,16 @@ class OpenTelemetryCallback(BaseCallbackHandler):
         return telemetry is not None and telemetry.is_available()
 
     def on_chat_model_start(
-        self,
-        serialized: dict[str, Any],
-        messages: list[list[BaseMessage]],
-        *,
-        run_id: UUID,
-        parent_run_id: UUID | None = None,
-        tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, serialized: dict[str, Any], messages: list[list[BaseMessage]], *, run_id: UUID, **kwargs: Any
     ) -> None:
         """Start the call of a chat model."""
         with _START_GUARD:
-            self._start(OPERATION_CHAT, run_id, messages[0], metadata, tags, kwargs)
+            self._start(OPERATION_CHAT, run_id, messages[0], kwargs)
 
-    def on_llm_start(
-        self,
-        serialized: dict[str, Any],
-        prompts: list[str],
-        *,
-        run_id: UUID,
-        parent_run_id: UUID | None = None,
-        tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], *, run_id: UUID, **kwargs: Any) -> None:
         """Start the call of a text-completion model."""
         with _START_GUARD:
-            self._start(OPERATION_TEXT_COMPLETION, run_id, prompts, metadata, tags, kwargs)
+            self._start(OPERATION_TEXT_COMPLETION, run_id, prompts, kwargs)
 
     def on_llm_new_token(self, token: Any = "", *, run_id: UUID, chunk: object = None, **kwargs: Any) -> None:
         """Count a chunk of a streamed response."""
@@ -190,13 +172,7 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             _unframed_calls.pop(run_id, None)
 
     def _start(
-        self,
-        operation: str,
-        run_id: UUID,
-        prompt: list[BaseMessage] | list[str],
-        metadata: Mapping[str, object] | None,
-        tags: Sequence[str] | None,
-        kwargs: Mapping[str, Any],
+        self, operation: str, run_id: UUID, prompt: list[BaseMessage] | list[str], kwargs: Mapping[str, Any]
     ) -> None:
         telemetry = self._telemetry()
         frame = current_frame()
@@ -212,8 +188,8 @@ class OpenTelemetryCallback(BaseCallbackHandler):
             run_id,
             prompt,
             params,
-            metadata or NOTHING,
-            tags,
+            kwargs.get("metadata") or NOTHING,
+            kwargs.get("tags"),
             text(kwargs.get("name")),
             NOTHING if frame is None else frame.client(),
             frame is not None and frame.streaming,
@@ -337,15 +313,10 @@ def _call_of_run(run_id: UUID) -> Call | None:
     call = current_call()
     if call is not None and call.run_id == run_id:
         return call
-    return (_unframed_calls.get(run_id) if _unframed_calls else None) or _open_call(run_id)
-
-
-def _open_call(run_id: UUID) -> Call | None:
-    """Return the only open call of a run.
-
-    The generator of a dropped stream is closed outside its steps, and another instrumentation may replace the context
-    within them.
-    """
+    if (call := _unframed_calls.get(run_id)) is not None:
+        return call
+    # The generator of a dropped stream is closed outside its steps, and another instrumentation may replace the context
+    # within them.
     calls = [call for call in list(open_calls.values()) if call.run_id == run_id]
     return calls[0] if len(calls) == 1 else None
 

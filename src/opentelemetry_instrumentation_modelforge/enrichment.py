@@ -51,8 +51,6 @@ class Enrichment(Call):
 
     def _finish(self, ending: Ending) -> None:
         with _REPORT_GUARD:
-            if ending.error is not None:
-                self.answer.add_error(ending.error)
             response = self.answer.response(ending.generations, ending.llm_output)
             cost = self._publish(response)
             if cost is not None:

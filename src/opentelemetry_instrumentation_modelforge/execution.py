@@ -84,23 +84,14 @@ class Frame:
 
 
 # Not a key of OpenTelemetry's context: another instrumentation may attach a context that it saved earlier.
-_frame: Final[ContextVar[Frame | None]] = ContextVar("opentelemetry_instrumentation_modelforge.frame", default=None)
+FRAME: Final[ContextVar[Frame | None]] = ContextVar("opentelemetry_instrumentation_modelforge.frame", default=None)
+"""The innermost frame, which may be over."""
 
 
 def current_frame() -> Frame | None:
     """Return the innermost frame that runs a model in this context."""
-    frame = _frame.get()
+    frame = FRAME.get()
     return None if frame is None or frame.over else frame
-
-
-def frame_around() -> Frame | None:
-    """Return the frame for :func:`leave_frame` to restore."""
-    return _frame.get()
-
-
-def enter_frame(frame: Frame) -> None:
-    """Make ``frame`` the innermost one."""
-    _frame.set(frame)
 
 
 def leave_frame(frame: Frame, around: Frame | None) -> None:
@@ -108,8 +99,8 @@ def leave_frame(frame: Frame, around: Frame | None) -> None:
 
     This needs no token, which is lost if an interrupt comes before it is stored.
     """
-    if _frame.get() is frame:
-        _frame.set(around)
+    if FRAME.get() is frame:
+        FRAME.set(around)
 
 
 def call_of(run_id: UUID) -> Call | None:
@@ -125,7 +116,7 @@ class _GenerateFrame(Frame):
 
     def __init__(self, model: object) -> None:
         super().__init__(model)
-        self._around = frame_around()
+        self._around = FRAME.get()
         self._calls: list[Call] = []
 
     def __enter__(self) -> None:
@@ -133,7 +124,7 @@ class _GenerateFrame(Frame):
 
     def start(self) -> None:
         """Become the innermost frame."""
-        enter_frame(self)
+        FRAME.set(self)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
         leave_frame(self, self._around)

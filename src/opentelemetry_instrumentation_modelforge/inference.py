@@ -204,19 +204,14 @@ class Inference(Call):
 
     def _abort(self) -> None:
         if self._streaming:
-            self._close_stream()
+            self._count_stream(self._stream_count)
         if self.span.is_recording():
             self.span.end()
-
-    def _close_stream(self) -> None:
-        self._count_stream(self._stream_count)
 
     def _count_stream(self, changes: Iterator[int]) -> None:
         self._model.telemetry.active_streams.record_each(changes, self._metric_attributes, self._span_context)
 
     def _response(self, ending: Ending) -> Response:
-        if ending.error is not None:
-            self.answer.add_error(ending.error)
         response = self.answer.response(ending.generations, ending.llm_output)
         if not _CACHE_IS_MARKED and is_of_another_run(ending.generations, self.run_id):
             response = response._replace(cached=True, usage=None, cost=None)
@@ -229,7 +224,7 @@ class Inference(Call):
     def _measure(self, duration: float, ending: Ending, response: Response, cost: float | None) -> None:
         telemetry, span = self._model.telemetry, self._span_context
         if self._streaming:
-            self._close_stream()
+            self._count_stream(self._stream_count)
         if self._gaps is not None:
             self._gaps.close()
         if self._time_to_first_chunk is not None:

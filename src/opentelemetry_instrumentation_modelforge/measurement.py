@@ -134,7 +134,7 @@ class Instrument:
         with the same attributes object.
     """
 
-    __slots__ = ("_collections", "_record", "boundaries", "is_sum")
+    __slots__ = ("_record", "boundaries", "collections", "is_sum")
 
     def __init__(
         self, record: Record, collections: Collections, *, boundaries: Sequence[float] = (), is_sum: bool = False
@@ -142,7 +142,7 @@ class Instrument:
         self._record = record
         self.boundaries = boundaries
         self.is_sum = is_sum
-        self._collections = collections
+        self.collections = collections
 
     def record(self, value: float, attributes: Attributes, span: SpanContext) -> None:
         """Record ``value`` at the next collection, or now if there may be none.
@@ -150,7 +150,7 @@ class Instrument:
         :param attributes: kept, so they must not change.
         :param span: the context of the span that an exemplar refers to; the span itself is not kept.
         """
-        if not self._collections.notified:
+        if not self.collections.notified:
             self.record_now(value, attributes, _exemplar_context(span))
             return
         if len(_waiting) >= MOST_WAITING:
@@ -162,7 +162,7 @@ class Instrument:
 
         An interrupt that comes while measurements wait leaves each value either in ``values`` or recorded.
         """
-        if not self._collections.notified:
+        if not self.collections.notified:
             for value in values:
                 self.record_now(value, attributes, _exemplar_context(span))
             return
@@ -173,13 +173,10 @@ class Instrument:
 
     def series(self, attributes: Attributes, span: SpanContext) -> "Series":
         """Return a recorder of many values that share ``attributes`` and ``span``."""
-        return Series(self, self._collections, attributes, span)
+        return Series(self, attributes, span)
 
     def record_now(self, value: float, attributes: Attributes, context: Context) -> None:
-        """Record ``value`` immediately.
-
-        :param context: the context that contains an exemplar's span.
-        """
+        """Record ``value`` immediately. The context contains an exemplar's span."""
         try:
             self._record(value, attributes, context)
         except Exception:
@@ -191,13 +188,10 @@ class Instrument:
 class Series:
     """The measurements of one open stream, which differ only in their values."""
 
-    __slots__ = ("_attributes", "_collections", "_instrument", "_last_collection", "_span", "_values", "_waiting")
+    __slots__ = ("_attributes", "_instrument", "_last_collection", "_span", "_values", "_waiting")
 
-    def __init__(
-        self, instrument: Instrument, collections: Collections, attributes: Attributes, span: SpanContext
-    ) -> None:
+    def __init__(self, instrument: Instrument, attributes: Attributes, span: SpanContext) -> None:
         self._instrument = instrument
-        self._collections = collections
         self._attributes = attributes
         self._span = span
         self._values = array("d")
@@ -219,7 +213,7 @@ class Series:
         if self._last_collection is not _last_collection:
             self._last_collection = _last_collection
             self._waiting = 0
-        if not self._collections.notified or self._waiting >= MOST_BLOCKS_OF_STREAM:
+        if not self._instrument.collections.notified or self._waiting >= MOST_BLOCKS_OF_STREAM:
             _record_block(*block)
             return
         self._waiting += 1

@@ -209,13 +209,8 @@ def _parts(sanitizer: Sanitizer, blocks: Iterable[object], converters: Mapping[s
 
 
 def _text(sanitizer: Sanitizer, block: Mapping[str, object]) -> Iterator[MessagePart]:
-    if text := _first_text(block, "text"):
-        yield TextPart(sanitizer.text(text))
-
-
-def _refusal(sanitizer: Sanitizer, block: Mapping[str, object]) -> Iterator[MessagePart]:
     # The conventions define no part for a refusal. It takes the place of the answer.
-    if text := _first_text(block, "refusal"):
+    if text := _first_text(block, "refusal" if block.get("type") == "refusal" else "text"):
         yield TextPart(sanitizer.text(text))
 
 
@@ -363,7 +358,7 @@ _CONVERTERS: Final[Mapping[str, _Converter]] = {
     "compaction": _compaction,
     "executable_code": _code_execution,
     "image_generation_call": _image_generation,
-    "refusal": _refusal,
+    "refusal": _text,
     "tool_result": _tool_result,
 }
 

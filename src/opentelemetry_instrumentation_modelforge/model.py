@@ -184,27 +184,6 @@ class Model:
     :param operation: the conventions' operation name.
     """
 
-    __slots__ = (
-        "_block",
-        "_created_by",
-        "_metric_attribute_sets",
-        "_pricing",
-        "_variants",
-        "_with_copied",
-        "attributes",
-        "every_chunk",
-        "identity",
-        "kind",
-        "links",
-        "metric_attributes",
-        "modelforge_attributes",
-        "operation",
-        "rates",
-        "reference_rates",
-        "span_name",
-        "telemetry",
-    )
-
     def __init__(
         self,
         telemetry: Telemetry,
@@ -294,7 +273,9 @@ class Model:
         found = self._metric_attribute_sets.get((id(base), response_model))
         # The id may be that of an object that no longer exists.
         if found is None or found.base is not base:
-            found = _metric_attribute_sets(base, response_model)
+            call = base if response_model is None else {**base, gen_ai.GEN_AI_RESPONSE_MODEL: response_model}
+            inputs, outputs = ({**call, gen_ai.GEN_AI_TOKEN_TYPE: kind} for kind in (TOKEN_INPUT, TOKEN_OUTPUT))
+            found = MetricAttributes(base, call, inputs, outputs)
             if len(self._metric_attribute_sets) < _MOST_VARIANTS:
                 self._metric_attribute_sets[id(base), response_model] = found
         return found
@@ -334,16 +315,6 @@ class Model:
 def baggage_attributes(keys: Sequence[str], context: Context | None = None) -> dict[str, AttributeValue]:
     """Return the baggage entries with these names in ``context``, or in the current one, as attributes."""
     return {key: encodable(str(value)) for key in keys if (value := get_baggage(key, context)) is not None}
-
-
-def _metric_attribute_sets(base: Attributes, response_model: str | None) -> MetricAttributes:
-    call = base if response_model is None else {**base, gen_ai.GEN_AI_RESPONSE_MODEL: response_model}
-    return MetricAttributes(
-        base,
-        call,
-        {**call, gen_ai.GEN_AI_TOKEN_TYPE: TOKEN_INPUT},
-        {**call, gen_ai.GEN_AI_TOKEN_TYPE: TOKEN_OUTPUT},
-    )
 
 
 def _configured_secrets(provider: str, provider_data: Mapping[str, object]) -> tuple[str, ...]:

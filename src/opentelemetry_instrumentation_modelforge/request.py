@@ -10,6 +10,7 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
+from opentelemetry.semconv._incubating.attributes import openai_attributes as openai
 from opentelemetry.util.types import AttributeValue
 
 from .providers import Provider
@@ -19,7 +20,6 @@ from .semconv import (
     GEN_AI_REQUEST_REASONING_LEVEL,
     MODELFORGE_RUN_NAME,
     MODELFORGE_TAGS,
-    OPENAI_REQUEST_SERVICE_TIER,
     OUTPUT_IMAGE,
     OUTPUT_JSON,
     OUTPUT_SPEECH,
@@ -104,7 +104,7 @@ _PARAMETERS: Final[Mapping[str, tuple[str, _Check]]] = {
     "candidate_count": (gen_ai.GEN_AI_REQUEST_CHOICE_COUNT, _choices),
     "reasoning_effort": (GEN_AI_REQUEST_REASONING_LEVEL, text),
     "previous_response_id": (GEN_AI_REQUEST_PREVIOUS_RESPONSE_ID, text),
-    "service_tier": (OPENAI_REQUEST_SERVICE_TIER, _service_tier),
+    "service_tier": (openai.OPENAI_REQUEST_SERVICE_TIER, _service_tier),
     "modalities": (gen_ai.GEN_AI_OUTPUT_TYPE, _modalities),
     "response_modalities": (gen_ai.GEN_AI_OUTPUT_TYPE, _modalities),
     "response_format": (gen_ai.GEN_AI_OUTPUT_TYPE, _format),

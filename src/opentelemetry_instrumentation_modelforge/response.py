@@ -6,6 +6,7 @@
 from typing import Any, Final, NamedTuple
 
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
+from opentelemetry.semconv._incubating.attributes import openai_attributes as openai
 from opentelemetry.util.types import AttributeValue
 
 from .semconv import (
@@ -14,9 +15,6 @@ from .semconv import (
     GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
     GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
     MODELFORGE_RESPONSE_CACHED,
-    OPENAI_API_TYPE,
-    OPENAI_RESPONSE_SERVICE_TIER,
-    OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
 )
 
 
@@ -100,11 +98,11 @@ _RESPONSE_ATTRIBUTES: Final = (
     gen_ai.GEN_AI_RESPONSE_FINISH_REASONS,
     None,
     None,
-    OPENAI_RESPONSE_SERVICE_TIER,
-    OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
+    openai.OPENAI_RESPONSE_SERVICE_TIER,
+    openai.OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
     MODELFORGE_RESPONSE_CACHED,
     None,
-    OPENAI_API_TYPE,
+    openai.OPENAI_API_TYPE,
     GEN_AI_REQUEST_PREVIOUS_RESPONSE_ID,
 )
 """By position. ``Usage`` provides its own attributes, and the call's ending those of the cost and of the error."""

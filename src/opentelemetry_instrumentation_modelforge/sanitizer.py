@@ -8,6 +8,7 @@ import math
 import re
 from base64 import b64encode
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar, cast
 
 from opentelemetry.util.genai.utils import decode_base64, object_to_any_value
@@ -107,7 +108,10 @@ class Sanitizer:
         if self._redact is None or not text:
             return text
         with _REDACT:
-            return encodable(_redacted(self._redact, text))
+            redacted = self._redact(text)
+            if not isinstance(redacted, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"redact returned a {type(redacted).__qualname__}, expected a str")
+            return encodable(redacted)
         return ""
 
 
@@ -211,11 +215,9 @@ def _member_name(key: object) -> str | None:
     if isinstance(key, str):
         return key
     if key is None or isinstance(key, int | float):
-        try:
+        # An integer may have thousands of digits.
+        with suppress(ValueError):
             return json.dumps(key)
-        except ValueError:
-            # An integer with thousands of digits.
-            return None
     return None
 
 
@@ -227,10 +229,3 @@ def _cut(text: str, limit: float) -> str:
     if len(text) <= limit:
         return text
     return text[: int(limit) - 1] + _ELLIPSIS if limit >= 1 else ""
-
-
-def _redacted(redact: Callable[[str], str], text: str) -> str:
-    redacted = redact(text)
-    if not isinstance(redacted, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"redact returned a {type(redacted).__qualname__}, expected a str")
-    return redacted

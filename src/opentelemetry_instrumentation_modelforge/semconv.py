@@ -28,11 +28,7 @@ GEN_AI_USAGE_AUDIO_INPUT_TOKENS: Final = "gen_ai.usage.audio.input_tokens"
 GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS: Final = "gen_ai.usage.audio.output_tokens"
 GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
 
-# opentelemetry.semconv has them in a module of its own, openai_attributes.
-OPENAI_API_TYPE: Final = "openai.api.type"
-OPENAI_REQUEST_SERVICE_TIER: Final = "openai.request.service_tier"
-OPENAI_RESPONSE_SERVICE_TIER: Final = "openai.response.service_tier"
-OPENAI_RESPONSE_SYSTEM_FINGERPRINT: Final = "openai.response.system_fingerprint"
+# Values of openai.api.type.
 OPENAI_API_TYPE_CHAT_COMPLETIONS: Final = "chat_completions"
 OPENAI_API_TYPE_RESPONSES: Final = "responses"
 

@@ -27,7 +27,7 @@ from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import get_current_span
 
 from .call import Call, context_without_call, current_call
-from .execution import Frame, enter_frame, frame_around, leave_frame
+from .execution import FRAME, Frame, leave_frame
 from .interrupts import is_from_signal_handler
 from .scope import Scope, restore
 
@@ -122,14 +122,14 @@ class _Step(Scope):
         self._frame = frame
         self._generator = generator
         self._first = frame.call is None
-        self._around = frame_around()
+        self._around = FRAME.get()
 
     def start(self) -> None:
         """Make the frame and the context of the step current."""
         frame = self._frame
         # Once the call is known, no start callback needs to find the frame.
         if self._first:
-            enter_frame(frame)
+            FRAME.set(frame)
         self.attach(frame.context or frame.step_context())
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:

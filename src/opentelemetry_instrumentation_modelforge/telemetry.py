@@ -35,23 +35,6 @@ class Telemetry:
     :param completion_hook: opentelemetry-util-genai's, instead of the one that the environment names.
     """
 
-    __slots__ = (
-        "_available",
-        "_meter_provider",
-        "_tracer_provider",
-        "active_streams",
-        "configuration",
-        "content",
-        "cost",
-        "duration",
-        "full_errors",
-        "logger",
-        "time_per_output_chunk",
-        "time_to_first_chunk",
-        "token_usage",
-        "tracer",
-    )
-
     def __init__(
         self,
         configuration: Configuration,

@@ -30,7 +30,7 @@ from opentelemetry.sdk.trace import Tracer as SDKTracer
 
 import opentelemetry_instrumentation_modelforge
 from opentelemetry_instrumentation_modelforge.call import open_calls
-from opentelemetry_instrumentation_modelforge.execution import frame_around, leave_frame
+from opentelemetry_instrumentation_modelforge.execution import FRAME, leave_frame
 
 PACKAGE = str(Path(opentelemetry_instrumentation_modelforge.__file__).parent)
 _CONTEXT_FILES = {context_api.__file__, contextvars_context.__file__}
@@ -361,7 +361,7 @@ def run(observer: Observer, application: Callable[[], object], kind: str, at: in
     if get_current() is not before:
         faults.append("the context has changed")
         context_api.attach(before)
-    if (frame := frame_around()) is not None:
+    if (frame := FRAME.get()) is not None:
         faults.append("a frame is current")
         leave_frame(frame, None)
     # The application still holds the exception, whose traceback holds the frames.

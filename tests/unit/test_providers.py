@@ -88,7 +88,6 @@ def test_the_response_of_an_unknown_client_is_read_from_langchain() -> None:
     answer = UNKNOWN.answer()
     answer.add({"usage": {"prompt_tokens": 9}})
     answer.add_chunk(object())
-    answer.add_error(ValueError())
     assert answer.response([generation], {"model_name": "m"}) == Response(model="m", usage=Usage(5, 6))
 
 

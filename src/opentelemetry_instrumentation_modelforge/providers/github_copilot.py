@@ -26,12 +26,10 @@ class GitHubCopilot(Provider):
     def client_credentials(self, client: Mapping[str, object]) -> Iterator[object]:
         """Yield the fields of the model, and of its headers only those that identify the caller."""
         for name, value in client.items():
-            yield _credentials(mapping(value)) if name == "header" else value
+            if name != "header":
+                yield value
+        yield {name: value for name, value in mapping(client.get("header")).items() if name.lower() == "authorization"}
 
     def answer(self, client: Mapping[str, object] = NOTHING) -> Answer:
         """Return the reader of one answer. One without choices, which Copilot sends with HTTP 200, is an error."""
         return OpenAIAnswer()
-
-
-def _credentials(headers: Mapping[str, object]) -> Mapping[str, object]:
-    return {name: value for name, value in headers.items() if name.lower() == "authorization"}

@@ -7,12 +7,15 @@ The API: https://ai.google.dev/api/generate-content.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias
 
 from ..response import Response, Usage
 from ..values import NOTHING, count, encodable, integer, mapping, model_name, short_text, text
 from .langchain import read_result
 from .provider import Answer, Provider, Tap
+
+# Of google.ai.generativelanguage_v1beta, which ships no types for the messages inside its own.
+_Message: TypeAlias = Any
 
 # The number of AUDIO in the API's enum Modality.
 _AUDIO: Final = 4
@@ -147,7 +150,7 @@ class _Answer(Answer):
             usage=Usage(inputs, outputs, cached or None) if self._chunk_tokens else None,
         )
 
-    def _finish_reasons(self, message: "_Message") -> tuple[str, ...]:
+    def _finish_reasons(self, message: _Message) -> tuple[str, ...]:
         """Return the last reason of each candidate or, for a blocked prompt, which has none, the block reason."""
         if self._reasons:
             return tuple(
@@ -159,7 +162,7 @@ class _Answer(Answer):
         return ()
 
 
-def _enum_name(message: "_Message", part: str, field: str, number: int) -> str:
+def _enum_name(message: _Message, part: str, field: str, number: int) -> str:
     """Return the API's name of an enum's value, or its number if the installed client has no name for it yet."""
     name = _enum_names.get((field, number))
     if name is None:
@@ -168,12 +171,12 @@ def _enum_name(message: "_Message", part: str, field: str, number: int) -> str:
     return name
 
 
-def _has_content(message: "_Message") -> bool:
+def _has_content(message: _Message) -> bool:
     # An empty text takes 2 bytes.
     return any(part.ByteSize() > 2 for candidate in message.candidates for part in candidate.content.parts)
 
 
-def _usage(usage: "_UsageMetadata", *, answered: bool) -> Usage | None:
+def _usage(usage: _Message, *, answered: bool) -> Usage | None:
     """Return the counts of a call.
 
     :param answered: whether the answer has content, so that it cannot have taken 0 tokens.
@@ -204,72 +207,9 @@ def _usage(usage: "_UsageMetadata", *, answered: bool) -> Usage | None:
     )
 
 
-def _audio(details: "Sequence[_ModalityTokenCount]") -> int:
+def _audio(details: Sequence[_Message]) -> int:
     tokens = 0
     for detail in details[:]:
         if detail.modality == _AUDIO:
             tokens += detail.token_count
     return tokens
-
-
-# The parts of google.ai.generativelanguage_v1beta that are read. It ships no types for the messages inside its own.
-
-
-class _ModalityTokenCount(Protocol):
-    modality: int
-    token_count: int
-
-
-class _UsageMetadata(Protocol):
-    prompt_token_count: int
-    cached_content_token_count: int
-    candidates_token_count: int
-    tool_use_prompt_token_count: int
-    thoughts_token_count: int
-    total_token_count: int
-    prompt_tokens_details: Sequence[_ModalityTokenCount]
-    tool_use_prompt_tokens_details: Sequence[_ModalityTokenCount]
-    candidates_tokens_details: Sequence[_ModalityTokenCount]
-
-
-class _Part(Protocol):
-    def ByteSize(self) -> int: ...  # noqa: N802
-
-
-class _Content(Protocol):
-    parts: Sequence[_Part]
-
-
-class _Candidate(Protocol):
-    content: _Content
-    index: int
-    finish_reason: int
-
-
-class _PromptFeedback(Protocol):
-    block_reason: int
-
-
-class _EnumValue(Protocol):
-    name: str
-
-
-class _Enum(Protocol):
-    values_by_number: Mapping[int, _EnumValue]
-
-
-class _Field(Protocol):
-    message_type: "_Descriptor"
-    enum_type: _Enum
-
-
-class _Descriptor(Protocol):
-    fields_by_name: Mapping[str, _Field]
-
-
-class _Message(Protocol):
-    DESCRIPTOR: _Descriptor
-    candidates: Sequence[_Candidate]
-    prompt_feedback: _PromptFeedback
-    usage_metadata: _UsageMetadata
-    model_version: str

@@ -44,9 +44,6 @@ class Answer:
     def add_chunk(self, chunk: object) -> None:
         """Take LangChain's ``ChatGenerationChunk``. It counts only if no raw answer has been seen."""
 
-    def add_error(self, error: BaseException) -> None:
-        """Take the parts of the answer that an exception carries."""
-
     def response(self, generations: Sequence[object], llm_output: object) -> Response:
         """Return the response as far as it is known.
 
