@@ -134,10 +134,10 @@ class Call(ABC):
         :param generations: the part of the stream that arrived before. It may be passed later, in a second call.
         :param grace: seconds to wait for that part.
         """
-        self._dropped_generations = self._dropped_generations or generations
-        if self._dropped_at is None:
-            self._dropped_at = perf_counter()
         if id(self) in open_calls:
+            self._dropped_generations = self._dropped_generations or generations
+            if self._dropped_at is None:
+                self._dropped_at = perf_counter()
             end_soon(self.abandon, grace)
 
     def abandon(self) -> None:
@@ -158,9 +158,10 @@ class Call(ABC):
             if id(self) in open_calls and self._claims.setdefault("end", claim) is claim:
                 open_calls.pop(id(self), None)
                 self._finish(Ending(outcome, generations, llm_output, error, result))
-                # A copied context, or a log record's, may keep this call, which must keep neither the prompt nor the
-                # model's client, nor its own context, since that would be a reference cycle.
+                # A copied context, or a log record's, may keep this call. It must keep no prompt, answer or client of the
+                # model, nor its own context, which would be a reference cycle.
                 self._request, self.answer, self.context = _FORGOTTEN, _SPENT, None
+                self._dropped_generations = ()
         except BaseException:
             # An interrupt: the guards let nothing else pass.
             if self._claims.get("end") is claim:
