@@ -158,8 +158,8 @@ class Call(ABC):
             if id(self) in open_calls and self._claims.setdefault("end", claim) is claim:
                 open_calls.pop(id(self), None)
                 self._finish(Ending(outcome, generations, llm_output, error, result))
-                # A copied context, or a log record's, may keep this call. It must keep no prompt, answer or client of the
-                # model, nor its own context, which would be a reference cycle.
+                # A copied context, or a log record's, may keep this call. It must keep no prompt, answer or model, nor
+                # its own context, which would be a reference cycle.
                 self._request, self.answer, self.context = _FORGOTTEN, _SPENT, None
                 self._dropped_generations = ()
         except BaseException:
