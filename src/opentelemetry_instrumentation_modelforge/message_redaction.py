@@ -68,9 +68,12 @@ _WORDS: Final = any_case(
     "mot de passe",
 )
 _STRONG: Final = any_case(*"password passwort passwd passphrase passcode secret contraseña пароль 密码 密钥".split())  # noqa: SIM905
+# A number of tokens, such as max_tokens, is not a credential.
+_COUNTED: Final = "|".join(f"(?<={word}_)" for word in "max completion prompt input output total new".split())  # noqa: SIM905
 _NAME: Final = rf"""
     (?: (?P<strong> {_STRONG} | (?=[KkTt]){QUALIFIED}{any_case("key", "token")} ) (?![sS](?![A-Za-z]))
-      | {any_case("token", "credential", "cookie", "authorization")} | code(?<=[?&]code)
+      | (?! (?:{_COUNTED}) {any_case("tokens")} ) {any_case("token", "credential", "cookie", "authorization")}
+      | code(?<=[?&]code)
       | (?={_WORDS}) (?: (?<![A-Za-z]) | (?<=[a-z])(?=[A-Z]) | {AFTER_ESCAPE} | (?<=25[0-9A-Fa-f]{{2}}) ) {_WORDS} )
     (?: {any_case("str", "bytes", "_id", "id", "s")} )?+ [0-9_]{{0,3}}+ (?![A-Za-z])"""
 _FILLING: Final = any_case(
