@@ -148,10 +148,10 @@ class _Structure:
     def _scalar(self, value: float | None) -> object:
         if isinstance(value, float) and not math.isfinite(value):
             return _OMITTED
-        self._left -= 1
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             # OTLP's integers have 64 bits, and Python refuses to format one with thousands of digits.
-            return str(value) if value.bit_length() <= 2048 else None
+            return self._take(str(value)) if value.bit_length() <= 2048 else None
+        self._left -= 1
         return value
 
     def _nested(self, convert: Callable[[_Container], object], value: _Container) -> object:

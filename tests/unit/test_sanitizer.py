@@ -51,6 +51,11 @@ class TestLimit:
         assert answer_parts(message, max_content_length=8) == [call("search", {"query": "ab…"})]
         assert answer_parts(message, max_content_length=0) == [call("", {})]
 
+    def test_an_integer_that_is_written_as_text_is_cut_as_one(self) -> None:
+        message = ToolMessage([{"n": 2**64}], tool_call_id="call_1")
+        assert input_parts(message, max_content_length=5) == [result([{"n": "184…"}])]
+        assert input_parts(message, max_content_length=21) == [result([{"n": "18446744073709551616"}])]
+
     def test_long_list_is_truncated(self) -> None:
         message = ToolMessage([{"numbers": list(range(1_000_000))}], tool_call_id="call_1")
         (part,) = input_parts(message, max_content_length=10)
