@@ -23,7 +23,7 @@ from langchain_core.outputs import LLMResult
 from opentelemetry.context import Context, create_key, get_current
 
 from .dropped import end_soon, start_thread
-from .ending import Ending, Outcome
+from .ending import Ending
 from .model import Model
 from .providers import Answer
 from .request import Request
@@ -105,14 +105,14 @@ class Call(ABC):
         :param llm_output: the ``llm_output`` of LangChain's result.
         :param result: the argument of the response hook, if LangChain has created one.
         """
-        self._close("completed", generations, llm_output, result=result)
+        self._close(Ending("completed", generations, llm_output, result=result))
 
     def close(self, generations: Sequence[object] = ()) -> None:
         """End the call as a stream that its consumer closed.
 
         :param generations: the part of the stream that arrived before.
         """
-        self._close("closed", generations)
+        self._close(Ending("closed", generations))
 
     def fail(self, error: BaseException, generations: Sequence[object] = ()) -> None:
         """End the call with ``error``.
@@ -123,7 +123,9 @@ class Call(ABC):
             # A generator or a coroutine was destroyed while it waited, or the event loop that closes it is stopped.
             self.drop(generations)
         else:
-            self._close("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error)
+            self._close(
+                Ending("cancelled" if isinstance(error, CancelledError) else "failed", generations, error=error)
+            )
 
     def drop(self, generations: Sequence[object] = (), grace: float = 0.0) -> None:
         """Schedule the end of the call, as a stream that is dropped now.
@@ -142,22 +144,14 @@ class Call(ABC):
 
     def abandon(self) -> None:
         """End the call because its stream was dropped, or because the process ends."""
-        self._close("abandoned" if self._dropped_at is None else "closed", self._dropped_generations)
+        self._close(Ending("abandoned" if self._dropped_at is None else "closed", self._dropped_generations))
 
-    def _close(
-        self,
-        outcome: Outcome,
-        generations: Sequence[object],
-        llm_output: object = None,
-        *,
-        error: BaseException | None = None,
-        result: LLMResult | None = None,
-    ) -> None:
+    def _close(self, ending: Ending) -> None:
         claim = object()
         try:
             if id(self) in open_calls and self._claims.setdefault("end", claim) is claim:
                 open_calls.pop(id(self), None)
-                self._finish(Ending(outcome, generations, llm_output, error, result))
+                self._finish(ending)
                 # A copied context, or a log record's, may keep this call. It must keep no prompt, answer or model, nor
                 # its own context, which would be a reference cycle.
                 self._request, self.answer, self.context = _FORGOTTEN, _SPENT, None

@@ -14,7 +14,7 @@ from .ending import Ending, cost_attributes
 from .model import Model
 from .otel_utils import Guard
 from .request import Request
-from .response import Response
+from .response import NO_RESPONSE, Response
 from .semconv import MODELFORGE_RESPONSE_CACHED
 
 _REPORT_GUARD: Final = Guard("reporting to another instrumentation")
@@ -34,7 +34,7 @@ class Enrichment(Call):
         """Open the call, and report the names of its model."""
         try:
             open_calls[id(self)] = self
-            self._publish(Response())
+            self._publish(NO_RESPONSE)
         except BaseException:
             open_calls.pop(id(self), None)
             raise

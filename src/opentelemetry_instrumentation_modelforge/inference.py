@@ -30,12 +30,11 @@ from .model import Attributes, Model
 from .otel_utils import Guard
 from .providers.langchain import is_of_another_run
 from .request import Request
-from .response import Response, Usage
+from .response import NO_RESPONSE, Response, Usage
 from .scope import Scope
 from .semconv import EVENT_CHUNK, EVENT_OPERATION_DETAILS, MODELFORGE_CHUNK_INDEX, MODELFORGE_RESPONSE_CACHED
 from .telemetry import Telemetry
 
-_EMPTY: Final = Response()
 _UNREPORTED: Final = Usage()
 
 # The keys of OpenTelemetry's suppress_instrumentation, which an interrupt can keep from restoring the context.
@@ -183,7 +182,7 @@ class Inference(Call):
         # Hooks and the capture of content take their own time.
         end_time = time_ns() - int((now - end) * 1e9)
         streaming = self._streaming
-        response, cost = _EMPTY, None
+        response, cost = NO_RESPONSE, None
         try:
             with _RESPONSE_GUARD:
                 response = self._response(ending)

@@ -16,7 +16,7 @@ import os
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import repeat
 from typing import Final
@@ -118,11 +118,16 @@ def _last_of_each_bucket() -> set[int]:
     except RuntimeError:
         # Another thread has just added one. An exemplar is a sample anyway.
         return set()
-    last = {
-        (instrument, id(attributes), bisect_left(instrument.boundaries, value)): index
-        for index, (instrument, value, attributes, _) in enumerate(waiting)
-    }
-    return {id(waiting[index]) for index in last.values()}
+    buckets = (
+        (instrument, id(attributes), bisect_left(instrument.boundaries, value))
+        for instrument, value, attributes, _ in waiting
+    )
+    return {id(waiting[index]) for index in _last_positions(buckets)}
+
+
+def _last_positions(buckets: Iterable[Hashable]) -> set[int]:
+    """Return the position of the last measurement of each bucket, given the buckets of all."""
+    return set({bucket: index for index, bucket in enumerate(buckets)}.values())
 
 
 class Instrument:
@@ -234,9 +239,7 @@ def _record_oldest_block() -> None:
 
 
 def _record_block(instrument: Instrument, values: "array[float]", attributes: Attributes, span: SpanContext) -> None:
-    # As in _last_of_each_bucket.
-    last = {bisect_left(instrument.boundaries, value): index for index, value in enumerate(values)}
-    exemplars = set(last.values())
+    exemplars = _last_positions(bisect_left(instrument.boundaries, value) for value in values)
     context = _exemplar_context(span)
     for index, value in enumerate(values):
         instrument.record_now(value, attributes, context if index in exemplars else _NO_SPAN)

@@ -85,12 +85,12 @@ class Response(NamedTuple):
     def completed_by(self, other: "Response") -> "Response":
         """Return this response with the fields that it lacks taken from ``other``."""
         return Response._make(
-            theirs if mine == unknown else mine for mine, theirs, unknown in zip(self, other, _UNKNOWN, strict=True)
+            theirs if mine == unknown else mine for mine, theirs, unknown in zip(self, other, NO_RESPONSE, strict=True)
         )
 
 
-# A cost of 0.0 is known, so a field is compared with its default.
-_UNKNOWN: Final = Response()
+NO_RESPONSE: Final = Response()
+"""The response of which nothing is known. A cost of 0.0 is known, so a field is compared with its default here."""
 
 _RESPONSE_ATTRIBUTES: Final = (
     gen_ai.GEN_AI_RESPONSE_ID,

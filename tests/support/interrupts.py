@@ -35,7 +35,7 @@ from opentelemetry_instrumentation_modelforge.execution import FRAME, leave_fram
 PACKAGE = str(Path(opentelemetry_instrumentation_modelforge.__file__).parent)
 _CONTEXT_FILES = {context_api.__file__, contextvars_context.__file__}
 SIGNAL = signal.SIGUSR1
-SECONDS_TO_END_DROPPED = 2.0
+SECONDS_TO_END_DROPPED = 1.0
 
 
 class TimeLimit(Exception):

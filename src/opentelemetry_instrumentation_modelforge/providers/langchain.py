@@ -10,17 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
-from ..response import Response, Usage
+from ..response import NO_RESPONSE, Response, Usage
 from ..values import count, mapping, model_name, short_text
 from .openai_usage import read_price, read_usage
 
 # LangChain's own message ids; a provider's id looks different.
 _RUN_ID_PREFIXES: Final = ("run-", "lc_")
 
-_NOTHING_READ: Final = Response()
 
-
-def read_result(generations: Sequence[object], llm_output: object, chunks: Response = _NOTHING_READ) -> Response:
+def read_result(generations: Sequence[object], llm_output: object, chunks: Response = NO_RESPONSE) -> Response:
     """Read one prompt's generations and their ``llm_output`` (both from an ``LLMResult`` or ``ChatResult``).
 
     Everything but the finish reasons is read from the first of several generations: the others repeat it.
